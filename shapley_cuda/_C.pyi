@@ -1,0 +1,6 @@
+version: str
+torch_version: str
+cuda_version: str
+cuda_archs: str
+
+def cpu_isa() -> str: ...

@@ -1,0 +1,68 @@
+"""Rank the channels of a trained network by their Shapley value, and prune the least valuable.
+
+>>> import shapley_cuda as sc
+>>> game = sc.ChannelGame(model, "conv2", data=(images, labels))
+>>> estimate = sc.rank(game, tolerance=0.025, seed=0)
+>>> plan = sc.plan_pruning(model, {"conv2": estimate}, keep=0.5, example_input=images)
+>>> pruned = sc.prune(model, plan, images)
+
+The kernels underneath are ``torch.ops.shapley.*``, documented in :mod:`shapley_cuda.ops`.
+"""
+
+from . import ops
+from .build import __version__, build_info
+from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folder
+from .estimate import Estimate
+from .game import ChannelGame
+from .groups import Consumer, Group, GroupError, find_group, find_groups
+from .networks import lenet5, network, pretrained, vgg_bn
+from .paths import PathError
+from .rankers import NonFinitePayoff, RankingProgress, rank
+from .samplers import WalkSampler
+from .surgery import (
+    PruningError,
+    PruningPlan,
+    count_macs,
+    count_parameters,
+    load_pruned,
+    plan_pruning,
+    prune,
+    save_pruned,
+)
+from .training import evaluate, train
+
+__all__ = [
+    "ChannelGame",
+    "Consumer",
+    "Estimate",
+    "Group",
+    "GroupError",
+    "NonFinitePayoff",
+    "PathError",
+    "PruningError",
+    "PruningPlan",
+    "RankingProgress",
+    "Split",
+    "WalkSampler",
+    "__version__",
+    "build_info",
+    "count_macs",
+    "count_parameters",
+    "evaluate",
+    "fashion_mnist",
+    "fashion_mnist_subset",
+    "find_group",
+    "find_groups",
+    "lenet5",
+    "load_idx_folder",
+    "load_pruned",
+    "network",
+    "ops",
+    "plan_pruning",
+    "pretrained",
+    "prune",
+    "rank",
+    "save_pruned",
+    "train",
+    "vgg_bn",
+]
