@@ -43,9 +43,12 @@ class CMakeBuild(build_ext):
     """Builds shapley_cuda._C with CMake and Ninja."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Configure afresh, since an isolated build leaves paths of a deleted environment in CMake's cache."""
+        """Build in one place, so that only what changed is compiled.
+
+        The configuration is made afresh each time: an isolated build leaves paths of a deleted environment in it.
+        """
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
         # Tools of this environment come first also when pip was called by path.
         environment = {**os.environ, "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")}

@@ -1,12 +1,13 @@
 """The ops of the package on tensors: typed, documented wrappers of `torch.ops.shapley.*`, and their fake kernels.
 
-Every op runs on CPU and CUDA tensors, computes in float32, never modifies an argument, and returns values without
-gradients. A row's result does not depend on the other rows of the call, nor on the number of threads, and is the same
-bit for bit from run to run on one device. Arguments that do not fit raise RuntimeError with the text
-`shapley::<op>: <argument> must be <expected>, got <what came>`. Out-of-range indices and rows that are no permutation
-raise on the CPU; on CUDA, where looking would cost a synchronisation, they give NaN rows.
+Every op runs on CPU and CUDA tensors, computes in float32 unless said otherwise, never modifies an argument, and
+returns values without gradients. A row's result does not depend on the other rows of the call, nor on the number of
+threads, and is the same bit for bit from run to run on one device. Arguments that do not fit raise RuntimeError with
+the text `shapley::<op>: <argument> must be <expected>, got <what came>`. Out-of-range indices and rows that are no
+permutation raise on the CPU; on CUDA, where looking would cost a synchronisation, indices out of range give NaN.
 
-This is the only module that touches `torch.ops`. Its fake kernels make the ops work under `torch.compile`.
+Shape letters: N samples, C players, M coalitions, R rows or walks, K outputs, S positions. Masks are True for kept
+players. This is the only module that touches `torch.ops`; its fake kernels make the ops work under `torch.compile`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from shapley_cuda import build as _build  # noqa: F401  loads the native module, which registers the ops
 
-__all__ = ["loss_difference"]
+__all__ = ["apply_masks", "loss_difference", "marginals", "sample_permutations"]
 
 _library = torch.library.Library("shapley", "FRAGMENT")
 
@@ -33,6 +34,103 @@ def _register_fake(op: str) -> Callable[[Callable[..., object]], None]:
     return register
 
 
+def sample_permutations(
+    seed: int,
+    first: int,
+    count: int,
+    n_players: int,
+    *,
+    antithetic: bool = False,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw the permutations of walks first .. first + count - 1, each from its number alone.
+
+    A walk is the same permutation in whichever call, chunk, process and device it is drawn. Unlike torch.randperm, it
+    neither reads nor advances a generator.
+
+    Args:
+        seed: Any signed 64-bit integer; streams of different seeds are independent.
+        first: Number of the first walk, at least 0.
+        count: How many walks, at least 0.
+        n_players: C, in [1, 2^24). On CUDA the work grows with its square.
+        antithetic: Whether walk 2i + 1 is walk 2i reversed. Walk 2i is then what walk i is without.
+        device: CPU (the default) or CUDA device of the result.
+
+    Returns:
+        int32 [count, C]: entry [r, j] is the player that joins at step j + 1 of walk first + r.
+
+    Raises:
+        RuntimeError: A number is out of range, or the device is neither a CPU nor a usable CUDA device.
+
+    Determinism: integers only; CPU and CUDA give the same bits. Uniform but for ties of 32-bit sort keys, which go to
+    the lower player: a bias below C^2 / 2^33.
+
+    Source: Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), key = seed,
+    counter = (c // 4, 0, walk low, walk high); word c % 4 is player c's sort key.
+
+    Example:
+        >>> walks = sample_permutations(0, first=10, count=2, n_players=3, antithetic=True)
+        >>> torch.equal(walks[1], walks[0].flip(0))
+        True
+    """
+    result: Tensor = torch.ops.shapley.sample_permutations(
+        seed, first, count, n_players, antithetic=antithetic, device=None if device is None else torch.device(device)
+    )
+    return result
+
+
+@_register_fake("sample_permutations")
+def _(
+    seed: int,
+    first: int,
+    count: int,
+    n_players: int,
+    *,
+    antithetic: bool = False,
+    device: torch.device | None = None,
+) -> Tensor:
+    return torch.empty((count, n_players), dtype=torch.int32, device=device or "cpu")
+
+
+def apply_masks(x: Tensor, masks: Tensor, sample_index: Tensor | None = None) -> Tensor:
+    """Set the removed players' channels to zero, for each pair of a coalition and a sample.
+
+    A select, not a product: a NaN or infinity in a removed channel leaves no trace.
+
+    Args:
+        x: float32, float64, bfloat16 or float16 [N, C, ...]: samples, fewer than 2^31 elements each.
+        masks: bool [M, C], True for kept players.
+        sample_index: int64 [M], each in [0, N): the sample that each mask is applied to. Without it every mask is
+            applied to every sample.
+
+    Returns:
+        Like x, [M, C, ...] with sample_index: row m is masks[m] on x[sample_index[m]]. [M * N, C, ...] without: row
+        m * N + n is masks[m] on x[n]. Contiguous, or channels_last where a 4-D x is.
+
+    Raises:
+        RuntimeError: A dtype, shape, device or (CPU) index does not fit. On CUDA a row whose index is out of range is
+            NaN.
+
+    Determinism: no arithmetic; CPU and CUDA give the same bits.
+
+    Example:
+        >>> x = torch.tensor([[1.0, float("nan")], [3.0, 4.0]])
+        >>> apply_masks(x, torch.tensor([[True, False]]))
+        tensor([[1., 0.],
+                [3., 0.]])
+    """
+    result: Tensor = torch.ops.shapley.apply_masks(x, masks, sample_index)
+    return result
+
+
+@_register_fake("apply_masks")
+def _(x: Tensor, masks: Tensor, sample_index: Tensor | None = None) -> Tensor:
+    rows = masks.shape[0] if sample_index is not None else masks.shape[0] * x.shape[0]
+    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
 def loss_difference(
     outputs: Tensor,
     targets: Tensor,
@@ -41,7 +139,34 @@ def loss_difference(
     baseline: Tensor | None = None,
     metric: str = "cross_entropy",
 ) -> Tensor:
-    """Compute the metric of every row of network outputs, less that of a reference, in one pass."""
+    """Compute the metric of every row of network outputs, less that of a reference, in one pass.
+
+    For outputs that a network has already given; masked_eval and permutation_eval compute a linear head's outputs
+    themselves and never store them.
+
+    Args:
+        outputs: float32, bfloat16 or float16 [R, K], K >= 1: logits, or values for squared_error.
+        targets: int64 [N], classes in [0, K); for squared_error float32, bfloat16 or float16 [N, K].
+        sample_index: int64 [R], each in [0, N): the sample that each row belongs to. Without it R = N and row r is
+            sample r's.
+        baseline: float32 [N]: each sample's metric of the reference, subtracted.
+        metric: "cross_entropy" in nats, "accuracy" (1 if the target is the first index of the greatest output, else
+            0), or "squared_error" (mean over K).
+
+    Returns:
+        float32 [R]. A NaN among a row's outputs makes the row NaN, whatever the metric.
+
+    Raises:
+        RuntimeError: A dtype, shape, device, metric or (CPU) index or class does not fit. On CUDA a row whose index or
+            class is out of range is NaN.
+
+    Determinism: the same bits on every run and in any split of the rows; CPU and CUDA agree to rounding.
+
+    Example:
+        >>> outputs = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> loss_difference(outputs, torch.tensor([0, 0]), metric="accuracy")
+        tensor([1., 0.])
+    """
     result: Tensor = torch.ops.shapley.loss_difference(
         outputs, targets, sample_index=sample_index, baseline=baseline, metric=metric
     )
@@ -58,3 +183,39 @@ def _(
     metric: str = "cross_entropy",
 ) -> Tensor:
     return outputs.new_empty(outputs.shape[0], dtype=torch.float32)
+
+
+def marginals(values: Tensor, permutations: Tensor, *, block: int = 1) -> tuple[Tensor, Tensor]:
+    """Add up what each player contributed along its walks, with the squares that standard errors need.
+
+    Over R walks the Shapley value's estimate is sum / R. Blocks of walks being independent of each other, with
+    B = R / block its squared standard error is (sum_of_squares / B - (sum / R) ** 2) / (B - 1).
+
+    Args:
+        values: float32 or float64 [R, C + 1], C >= 1: a payoff along each walk, from the empty coalition to the full.
+        permutations: int32 [R, C]: the player that joins at each step.
+        block: Consecutive walks that are averaged before squaring, a divisor of R: 2 for antithetic pairs.
+
+    Returns:
+        sum, float64 [C]: over walks, of values[r, j + 1] - values[r, j] for the player permutations[r, j].
+        sum_of_squares, float64 [C]: over blocks, of the square of the player's mean difference in the block.
+
+    Raises:
+        RuntimeError: A dtype, shape, device, block or (CPU) permutation does not fit. On CUDA a player out of range
+            makes both results NaN.
+
+    Determinism: float64 in a fixed order; CPU and CUDA give the same bits, on any number of threads.
+
+    Example:
+        >>> values = torch.tensor([[0.0, 1.0, 3.0], [0.0, 2.0, 3.0]])
+        >>> marginals(values, torch.tensor([[0, 1], [1, 0]], dtype=torch.int32))
+        (tensor([2., 4.], dtype=torch.float64), tensor([2., 8.], dtype=torch.float64))
+    """
+    total, squares = torch.ops.shapley.marginals(values, permutations, block=block)
+    return total, squares
+
+
+@_register_fake("marginals")
+def _(values: Tensor, permutations: Tensor, *, block: int = 1) -> tuple[Tensor, Tensor]:
+    n_players = values.shape[1] - 1
+    return values.new_empty(n_players, dtype=torch.float64), values.new_empty(n_players, dtype=torch.float64)

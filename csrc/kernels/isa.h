@@ -39,12 +39,9 @@ const char* cpu_isa_name();
   }                                                                           \
   static inline void name(const Params& params, int64_t begin, int64_t end) { \
     switch (cpu_isa()) {                                                      \
-      case Isa::kAvx512:                                                      \
-        return avx512::name(params, begin, end);                              \
-      case Isa::kAvx2:                                                        \
-        return avx2::name(params, begin, end);                                \
-      default:                                                                \
-        return baseline::name(params, begin, end);                            \
+      case Isa::kAvx512: return avx512::name(params, begin, end);             \
+      case Isa::kAvx2: return avx2::name(params, begin, end);                 \
+      default: return baseline::name(params, begin, end);                     \
     }                                                                         \
   }
 #else
@@ -59,7 +56,9 @@ const char* cpu_isa_name();
 
 // a * b + c in float, fused where the instruction set has it. The build turns implicit contraction off, so that two
 // loops over the same numbers give the same bits.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__)
+#define SHAPLEY_FMA(a, b, c) fmaf((a), (b), (c))
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
 #define SHAPLEY_FMA(a, b, c) __builtin_fmaf((a), (b), (c))
 #else
 #define SHAPLEY_FMA(a, b, c) ((a) * (b) + (c))

@@ -63,14 +63,9 @@ __global__ void __launch_bounds__(kThreads) loss_difference_kernel(LossDifferenc
   float value = NAN;
   if (valid) {
     switch (p.metric) {
-      case Metric::kCrossEntropy:
-        value = warp_cross_entropy(z, p.n_outputs, target, lane);
-        break;
-      case Metric::kAccuracy:
-        value = warp_accuracy(z, p.n_outputs, target, lane);
-        break;
-      default:
-        value = warp_squared_error(z, p.targets.values + sample * p.n_outputs, p.n_outputs, lane);
+      case Metric::kCrossEntropy: value = warp_cross_entropy(z, p.n_outputs, target, lane); break;
+      case Metric::kAccuracy: value = warp_accuracy(z, p.n_outputs, target, lane); break;
+      default: value = warp_squared_error(z, p.targets.values + sample * p.n_outputs, p.n_outputs, lane);
     }
     if (p.baseline) value -= p.baseline[sample];
   }

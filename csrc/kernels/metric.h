@@ -119,12 +119,9 @@ static inline float squared_error(const float* z, const float* target, int64_t n
 // The metric of one row of n outputs of the given sample.
 static inline float row_metric(Metric metric, const float* z, int64_t n, const Targets& targets, int64_t sample) {
   switch (metric) {
-    case Metric::kCrossEntropy:
-      return cross_entropy(z, n, targets.classes[sample]);
-    case Metric::kAccuracy:
-      return accuracy(z, n, targets.classes[sample]);
-    default:
-      return squared_error(z, targets.values + sample * n, n);
+    case Metric::kCrossEntropy: return cross_entropy(z, n, targets.classes[sample]);
+    case Metric::kAccuracy: return accuracy(z, n, targets.classes[sample]);
+    default: return squared_error(z, targets.values + sample * n, n);
   }
 }
 

@@ -12,31 +12,23 @@ namespace {
 
 const char* text(Kind kind) {
   switch (kind) {
-    case Kind::kFloat:
-      return "float32, bfloat16 or float16";
-    case Kind::kFloat32:
-      return "float32";
-    case Kind::kInt64:
-      return "int64";
-    case Kind::kInt32:
-      return "int32";
-    default:
-      return "bool";
+    case Kind::kFloat: return "float32, bfloat16 or float16";
+    case Kind::kFloat32: return "float32";
+    case Kind::kFloat32Or64: return "float32 or float64";
+    case Kind::kInt64: return "int64";
+    case Kind::kInt32: return "int32";
+    default: return "bool";
   }
 }
 
 bool matches(Kind kind, ScalarType dtype) {
   switch (kind) {
-    case Kind::kFloat:
-      return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
-    case Kind::kFloat32:
-      return dtype == ScalarType::Float;
-    case Kind::kInt64:
-      return dtype == ScalarType::Long;
-    case Kind::kInt32:
-      return dtype == ScalarType::Int;
-    default:
-      return dtype == ScalarType::Bool;
+    case Kind::kFloat: return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+    case Kind::kFloat32: return dtype == ScalarType::Float;
+    case Kind::kFloat32Or64: return dtype == ScalarType::Float || dtype == ScalarType::Double;
+    case Kind::kInt64: return dtype == ScalarType::Long;
+    case Kind::kInt32: return dtype == ScalarType::Int;
+    default: return dtype == ScalarType::Bool;
   }
 }
 
@@ -60,10 +52,10 @@ std::string text(std::initializer_list<Dim> shape) {
   return out + "]";
 }
 
-std::string device_text(const Tensor& tensor) {
-  return tensor.is_cpu()    ? "cpu"
-         : tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index())
-                            : "another device";
+std::string text(const Device& device) {
+  if (device.is_cpu()) return "cpu";
+  if (!device.is_cuda()) return "another device";
+  return "cuda" + (device.has_index() ? ":" + std::to_string(device.index()) : "");
 }
 
 // The smallest row for which `bad` holds, or -1: the same whatever the number of threads.
@@ -83,28 +75,17 @@ int64_t first_bad(int64_t rows, int64_t row_cost, const Bad& bad) {
 
 std::string text(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Short:
-      return "int16";
-    case ScalarType::Char:
-      return "int8";
-    case ScalarType::Byte:
-      return "uint8";
-    case ScalarType::Bool:
-      return "bool";
-    default:
-      return torch::headeronly::toString(dtype);
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Bool: return "bool";
+    default: return torch::headeronly::toString(dtype);
   }
 }
 
@@ -116,10 +97,9 @@ std::string text(const Tensor& tensor) {
   return out + "]";
 }
 
-Check::Check(const char* op, const Tensor& like) : op_(op), like_(like) {
-#ifndef SHAPLEY_WITH_CUDA
-  if (like.is_cuda()) fail(no_cuda_message());
-#endif
+Check::Check(const char* op, const Device& device) : op_(op), device_(device) {
+  require(device.is_cpu() || device.is_cuda(), "device", "cpu or cuda", text(device));
+  if (device.is_cuda()) require_cuda(op);
 }
 
 void Check::fail(const std::string& message) const {
@@ -131,9 +111,9 @@ void Check::require(bool ok, const char* argument, const std::string& expected, 
 }
 
 void Check::device(const char* argument, const Tensor& tensor) const {
-  if (tensor.is_cuda() != like_.is_cuda() || tensor.get_device_index() != like_.get_device_index()) {
-    require(false, argument, "on " + device_text(like_), device_text(tensor));
-  }
+  const Device device = tensor.device();
+  if (device.is_cpu() && device_.is_cpu()) return;  // with or without index 0
+  if (device != device_) require(false, argument, "on " + text(device_), text(device));
 }
 
 void Check::tensor(const char* argument, const Tensor& tensor, Kind kind, std::initializer_list<Dim> shape) const {
@@ -167,7 +147,7 @@ Tensor Check::targets(const Tensor& targets, Metric metric, int64_t n_samples, i
 }
 
 void Check::index(const char* argument, const Tensor& index, int64_t limit) const {
-  if (!like_.is_cpu()) return;
+  if (!device_.is_cpu()) return;
   const int64_t* values = index.const_data_ptr<int64_t>();
   const int64_t bad = first_bad(index.numel(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -182,7 +162,7 @@ void Check::index(const char* argument, const Tensor& index, int64_t limit) cons
 }
 
 void Check::permutations(const char* argument, const Tensor& permutations) const {
-  if (!like_.is_cpu()) return;
+  if (!device_.is_cpu()) return;
   const int32_t* players = permutations.const_data_ptr<int32_t>();
   const int64_t n_players = permutations.size(1);
   const int64_t bad = first_bad(permutations.size(0), n_players, [&](int64_t begin, int64_t end) {

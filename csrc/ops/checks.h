@@ -18,6 +18,7 @@
 namespace shapley {
 
 using torch::headeronly::ScalarType;
+using torch::stable::Device;
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
@@ -27,15 +28,16 @@ struct Dim {
   int64_t size = -1;
 };
 
-enum class Kind { kFloat, kFloat32, kInt64, kInt32, kBool };  // kFloat: float32, bfloat16 or float16
+enum class Kind { kFloat, kFloat32, kFloat32Or64, kInt64, kInt32, kBool };  // kFloat: float32, bfloat16 or float16
 
 std::string text(ScalarType dtype);
 std::string text(const Tensor& tensor);  // "float32 [2, 3]"
 
 class Check {
  public:
-  // Every tensor argument has to be on the device of `like`, which must be the CPU, or CUDA where that was built.
-  Check(const char* op, const Tensor& like);
+  // Every tensor argument has to be on this device: the CPU, or CUDA where that was built.
+  Check(const char* op, const Device& device);
+  Check(const char* op, const Tensor& like) : Check(op, like.device()) {}
 
   void require(bool ok, const char* argument, const std::string& expected, const std::string& got) const;
 
@@ -60,7 +62,7 @@ class Check {
   [[noreturn]] void fail(const std::string& message) const;
 
   const char* op_;
-  Tensor like_;
+  Device device_;
 };
 
 // The values as contiguous float32: the tensor itself where it is that already.

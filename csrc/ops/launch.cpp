@@ -10,31 +10,42 @@ extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stre
 #endif
 
 namespace shapley {
+namespace {
 
-std::string no_cuda_message() {
-  return "this build of shapley_cuda has no CUDA kernels; install it again where nvcc is on PATH, with SHAPLEY_CUDA=1";
+[[noreturn]] void fail(const char* op, const std::string& message) {
+  throw std::runtime_error(std::string("shapley::") + op + ": " + message);
 }
+
+}  // namespace
 
 #ifdef SHAPLEY_WITH_CUDA
 
+void require_cuda(const char* op) {
+  if (aoti_torch_get_current_cuda_stream == nullptr) fail(op, "this torch has no CUDA");
+  int n_devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&n_devices);
+  if (error != cudaSuccess) fail(op, std::string("no CUDA device can be used: ") + cudaGetErrorString(error));
+}
+
 CudaScope::CudaScope(const char* op, int32_t device_index) : op_(op), guard_(device_index) {
-  if (aoti_torch_get_current_cuda_stream == nullptr) {
-    throw std::runtime_error(std::string("shapley::") + op + ": this torch has no CUDA");
-  }
   check(cudaSetDevice(device_index));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_index, &stream_));
 }
 
 void CudaScope::check(int error) const {
   if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string("shapley::") + op_ + ": CUDA error " + std::to_string(error) + ": " +
-                           cudaGetErrorString(static_cast<cudaError_t>(error)));
+  fail(op_, "CUDA error " + std::to_string(error) + ": " + cudaGetErrorString(static_cast<cudaError_t>(error)));
 }
 
 #else
 
+void require_cuda(const char* op) {
+  fail(op,
+       "this build of shapley_cuda has no CUDA kernels; install it again where nvcc is on PATH, with SHAPLEY_CUDA=1");
+}
+
 CudaScope::CudaScope(const char* op, int32_t device_index) : op_(op), guard_(device_index) {
-  throw std::runtime_error(std::string("shapley::") + op + ": " + no_cuda_message());
+  require_cuda(op);
 }
 
 void CudaScope::check(int) const {}

@@ -24,8 +24,8 @@ void parallel(int64_t tasks, int64_t task_cost, const Body& body) {
     torch::stable::parallel_for(0, tasks, std::max<int64_t>(1, kPartCost / std::max<int64_t>(1, task_cost)), body);
 }
 
-// What is said to a user who gives CUDA tensors to a build without CUDA kernels.
-std::string no_cuda_message();
+// Throws, with what to do about it, where op cannot run on CUDA: this build or torch is without, or there is no GPU.
+void require_cuda(const char* op);
 
 // Makes the device of a tensor current for its lifetime, for torch and for this module's own copy of the CUDA
 // runtime, and calls launchers on that device's current stream.

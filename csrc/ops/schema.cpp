@@ -2,7 +2,12 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(shapley, library) {
+  library.def("apply_masks(Tensor x, Tensor masks, Tensor? sample_index=None) -> Tensor");
   library.def(
       "loss_difference(Tensor outputs, Tensor targets, *, Tensor? sample_index=None, Tensor? baseline=None, "
       "str metric=\"cross_entropy\") -> Tensor");
+  library.def("marginals(Tensor values, Tensor permutations, *, int block=1) -> (Tensor, Tensor)");
+  library.def(
+      "sample_permutations(int seed, int first, int count, int n_players, *, bool antithetic=False, "
+      "Device? device=None) -> Tensor");
 }

@@ -1,0 +1,52 @@
+#include "cuda_launch.h"
+#include "philox.h"
+#include "sample_permutations.h"
+
+namespace shapley {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kTile = 4 * kThreads;  // keys in shared memory at a time; every thread draws one block of four
+
+__global__ void __launch_bounds__(kThreads) sample_permutations_kernel(SamplePermutationsParams p) {
+  __shared__ __align__(16) uint32_t keys[kTile];
+  const uint64_t base = (p.antithetic ? p.first / 2 : p.first) + blockIdx.x;
+  const uint32_t n = static_cast<uint32_t>(p.n_players);
+  const uint32_t player = blockIdx.y * kThreads + threadIdx.x;
+  const PhiloxWords own = walk_keys(p.seed, base, player / 4);
+  const uint32_t own_key = player % 4 == 0 ? own.x : player % 4 == 1 ? own.y : player % 4 == 2 ? own.z : own.w;
+
+  uint32_t rank = 0;
+  for (uint32_t tile = 0; tile < n; tile += kTile) {
+    __syncthreads();  // all have counted through the tile before
+    const PhiloxWords four = walk_keys(p.seed, base, tile / 4 + threadIdx.x);
+    *reinterpret_cast<uint4*>(keys + 4 * threadIdx.x) = make_uint4(four.x, four.y, four.z, four.w);
+    __syncthreads();
+    const uint32_t size = n - tile < kTile ? n - tile : kTile;
+    // An equal key counts where its player comes first: those below `equal` in this tile.
+    const uint32_t equal = player > tile ? player - tile : 0;
+    for (uint32_t i = 0; i < size; ++i) {
+      rank += keys[i] < own_key || (keys[i] == own_key && i < equal);
+    }
+  }
+  if (player >= n) return;
+
+  for (int half = 0; half < (p.antithetic ? 2 : 1); ++half) {
+    const uint64_t walk = p.antithetic ? 2 * base + half : base;
+    if (walk < p.first || walk - p.first >= static_cast<uint64_t>(p.count)) continue;
+    int32_t* const out = p.out + static_cast<int64_t>(walk - p.first) * n;
+    out[half ? n - 1 - rank : rank] = static_cast<int32_t>(player);
+  }
+}
+
+}  // namespace
+
+int launch_sample_permutations(const SamplePermutationsParams& p, void* stream) {
+  const uint64_t last = p.first + static_cast<uint64_t>(p.count) - 1;
+  const uint64_t draws = p.antithetic ? last / 2 - p.first / 2 + 1 : static_cast<uint64_t>(p.count);
+  const dim3 grid(static_cast<unsigned>(draws), static_cast<unsigned>((p.n_players + kThreads - 1) / kThreads));
+  SHAPLEY_LAUNCH(sample_permutations_kernel, grid, kThreads, 0, static_cast<cudaStream_t>(stream), p);
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace shapley
