@@ -1,0 +1,49 @@
+# Each target makes its own virtual environment under .venv and installs what it needs, pinned by constraints.txt.
+# Set PYTHON for another interpreter, VENV for another place.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
+SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: demo test lint format kernels bench clean
+
+# Rank, prune and retrain a real network; prints a table and writes a plot.
+demo: $(VENV)/installed
+	$(BIN)/shapley-cuda demo
+
+# All Python tests.
+test: $(VENV)/installed
+	$(BIN)/pytest
+
+# Style and types.
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format --dry-run -Werror
+
+# Put everything into the project's style.
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' | xargs $(BIN)/clang-format -i
+
+# The CUDA kernels without a GPU: every one against its CPU twin in an emulator, under sanitizers, and through nvcc.
+kernels: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" csrc/tests/run.sh all
+	csrc/compile_report.sh
+
+# Kernels against pure PyTorch.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/pip $(SOURCES) constraints.txt
+	$(PIP) install '.[test,lint]'
+	touch $@

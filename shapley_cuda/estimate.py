@@ -1,0 +1,86 @@
+"""What a ranker returns: values of all players, how sure they are, and what they cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .files import write_whole
+
+__all__ = ["Estimate"]
+
+_FORMAT = "shapley_cuda.estimate/1"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values of the players of one group.
+
+    Attributes:
+        group: name of the group.
+        method: the ranker that made it, e.g. ``"permutation"``.
+        values: float64 ``[C]``; a player's Shapley value or other score, in units of the payoff, higher is more
+            valuable.
+        standard_error: float64 ``[C]``, the standard deviation of each value's sampling error; None where the method
+            has none to give.
+        n_evaluations: rows evaluated, one row being one sample under one coalition.
+        seconds: wall-clock time it took.
+        seed: the seed of the sampling; None where nothing is random.
+        stopped: why it ended: ``"tolerance"``, ``"budget"`` or ``"complete"``.
+        options: the other settings that, with the seed, make the numbers reproducible.
+    """
+
+    group: str
+    method: str
+    values: Tensor
+    standard_error: Tensor | None
+    n_evaluations: int
+    seconds: float
+    seed: int | None
+    stopped: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def ranking(self) -> Tensor:
+        """Players from the least to the most valuable, int64 ``[C]``. Equal values keep the players' order."""
+        return torch.argsort(self.values, stable=True)
+
+    def to_json(self) -> str:
+        """Write all fields as JSON; numbers keep every bit."""
+        record = asdict(self) | {"values": self.values.tolist(), "format": _FORMAT}
+        if self.standard_error is not None:
+            record["standard_error"] = self.standard_error.tolist()
+        return json.dumps(record, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Estimate:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is not JSON or not such a record; the message says what was expected.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"an estimate must be JSON, got: {error}") from error
+        names = {f.name for f in fields(cls)}
+        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT or set(record) != names:
+            raise ValueError(f"an estimate must be a JSON object of format {_FORMAT} with fields {sorted(names)}")
+        spread = record["standard_error"]
+        return cls(**record | {
+            "values": torch.tensor(record["values"], dtype=torch.float64),
+            "standard_error": None if spread is None else torch.tensor(spread, dtype=torch.float64),
+        })  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`to_json` to a file, whole or not at all."""
+        write_whole(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Estimate:
+        """Read a file that :meth:`save` wrote."""
+        return cls.from_json(Path(path).read_text())

@@ -1,0 +1,390 @@
+"""The channel game: how well a network does when only a coalition of a group's channels is kept."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from . import ops
+from .groups import Group, GroupError, cut_channels, find_group
+from .paths import HookPath, PathError, RowPath, SuffixPath, WalkPath, masked_outputs, relative_deviation
+
+__all__ = ["ChannelGame", "Loss"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A user's loss: (outputs ``[R, ...]``, targets of those rows) -> ``[R]``, lower is better."""
+
+_METRICS = ("cross_entropy", "accuracy", "squared_error")
+_DEFAULT_MEMORY_CPU = 64 << 20  # small chunks stay in the caches, and their pages are used again
+_MAX_CHUNK_ROWS = 1 << 16
+_EXACT_TOLERANCE = 1e-4  # float32 rounding through a deep network, reduced-precision convolutions included
+
+
+@dataclass(frozen=True)
+class _Data:
+    inputs: Tensor
+    targets: Tensor
+
+
+class ChannelGame:
+    """The game whose players are the output channels of one group of layers.
+
+    The payoff v(S) of a coalition S is the network's performance with only the channels in S kept, higher is better:
+    minus the mean loss over the data, or the accuracy. A channel is removed where it is read, at the input of every
+    consumer, which is exactly what pruning it computes; this is checked on the spot by pruning a copy.
+
+    Calling the game evaluates coalitions shared by all samples. ``walk_values`` and ``row_values`` give every row a
+    coalition and a sample of its own, which is what makes estimates cheap. All three count the rows they evaluate in
+    ``n_evaluations``: one row is one sample under one coalition.
+
+    Args:
+        model: a network in evaluation mode. It is used as it is, never changed, and must not be changed while the
+            game is used.
+        group: name of a layer (see :func:`~shapley_cuda.find_group`) or a :class:`~shapley_cuda.Group`.
+        data: ``(inputs [N, ...], targets)``, on the model's device. Class indices ``int64 [N]`` for
+            ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, anything indexable by row
+            for a loss of your own.
+        metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
+            ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
+        path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
+        memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 64 MiB
+            on the CPU, a quarter of the free memory on a GPU.
+
+    Raises:
+        GroupError: the group does not exist, or removing its channels is not what masking them computes.
+        PathError: the path that was asked for cannot run this network.
+        ValueError, TypeError: bad data, devices or modes; nothing has been changed.
+
+    Example:
+        >>> import shapley_cuda as sc
+        >>> data = sc.fashion_mnist_subset("rank")
+        >>> game = sc.ChannelGame(sc.pretrained("lenet5"), "conv2", (data.images[:100], data.labels[:100]))
+        >>> everyone = game(torch.ones(1, game.n_players, dtype=torch.bool))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        group: str | Group,
+        data: tuple[Tensor, Tensor],
+        *,
+        metric: str | Loss = "cross_entropy",
+        path: str = "auto",
+        memory_budget: int | None = None,
+    ):
+        self.model = model
+        self.data = _check_data(model, data, metric)
+        self.metric = metric
+        example = self.data.inputs[:1]
+        self.group = group if isinstance(group, Group) else find_group(model, group, example)
+        if not self.group.prunable:
+            raise GroupError(f"group {self.group.name!r} cannot be pruned exactly: {self.group.reason}")
+        self.n_evaluations = 0
+        self._check_exact(example)
+        self._walk, self._rows, self._why_not = self._choose_paths(path)
+        self.memory_budget = memory_budget or _default_memory(self.device)
+        self.bytes_per_row = self._measure_row()
+
+    @property
+    def n_players(self) -> int:
+        """Number of channels, C."""
+        return self.group.n_players
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples, N."""
+        return self.data.inputs.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are evaluated."""
+        return self.data.inputs.device
+
+    @property
+    def path(self) -> str:
+        """The path that evaluates walks."""
+        return self._walk.name if self._walk else self._rows.name
+
+    @property
+    def chunk_rows(self) -> int:
+        """How many rows are evaluated at once: as many as fit the memory budget."""
+        return max(1, min(_MAX_CHUNK_ROWS, self.memory_budget // max(1, self.bytes_per_row)))
+
+    @property
+    def chunk_walks(self) -> int:
+        """How many walks are evaluated at once. Even, so that an antithetic pair is never cut."""
+        return max(2, self.chunk_rows // (self.n_players + 1) // 2 * 2)
+
+    def describe(self) -> str:
+        """Say what the game is, which path runs it and why not a faster one."""
+        metric = self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "user's loss")
+        lines = [
+            f"{self.group.name}: {self.n_players} players, {self.n_samples} samples on {self.device}, {metric}",
+            f"read by {', '.join(c.name for c in self.group.consumers)}",
+            f"walks: {self.path} path; other rows: {self._rows.name} path",
+            f"chunks of {self.chunk_rows} rows, {self.bytes_per_row} bytes a row",
+        ]
+        return "\n".join(lines + [f"not the {name} path: {why}" for name, why in self._why_not.items()])
+
+    @torch.no_grad()
+    def __call__(self, masks: Tensor) -> Tensor:
+        """Payoffs of coalitions shared by all samples.
+
+        Args:
+            masks: bool ``[M, C]``, True = kept.
+
+        Returns:
+            float64 ``[M]`` on the game's device: each the mean over all samples.
+        """
+        masks = self._check_masks(masks)
+        self.n_evaluations += masks.shape[0] * self.n_samples
+        walk = self._walk
+        if walk is not None and walk.is_head and isinstance(self.metric, str):
+            values = ops.masked_eval(
+                walk.features, masks, walk.weight, walk.bias, self.data.targets, metric=self.metric
+            )
+            return self._sign * values.double()
+        if masks.shape[0] == 0:
+            return torch.empty(0, dtype=torch.float64, device=self.device)
+        totals = torch.zeros(masks.shape[0], dtype=torch.float64, device=self.device)
+        sample = torch.arange(self.n_samples, device=self.device)
+        rows_of_mask = max(1, self.chunk_rows // self.n_samples)
+        for first in range(0, masks.shape[0], rows_of_mask):
+            chunk = masks[first : first + rows_of_mask]
+            for part in sample.split(self.chunk_rows):
+                index = part.repeat(chunk.shape[0])
+                values = self._evaluate(chunk.repeat_interleave(part.numel(), 0), index)
+                totals[first : first + rows_of_mask] += values.double().view(chunk.shape[0], -1).sum(1)
+        return totals / self.n_samples
+
+    @torch.no_grad()
+    def row_values(self, masks: Tensor, sample_index: Tensor) -> Tensor:
+        """Payoffs of rows: coalition ``masks[r]`` on sample ``sample_index[r]``.
+
+        Args:
+            masks: bool ``[R, C]``.
+            sample_index: int64 ``[R]``, each in [0, N).
+
+        Returns:
+            float32 ``[R]``.
+        """
+        masks = self._check_masks(masks)
+        sample_index = self._check_index(sample_index, masks.shape[0])
+        self.n_evaluations += masks.shape[0]
+        chunks = zip(masks.split(self.chunk_rows), sample_index.split(self.chunk_rows), strict=True)
+        values = [self._evaluate(m, s) for m, s in chunks if m.shape[0]]
+        return torch.cat(values) if values else torch.empty(0, device=self.device)
+
+    @torch.no_grad()
+    def walk_values(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+        """Payoffs along walks: the coalition grows from empty to full, one player at a time.
+
+        Args:
+            permutations: int32 ``[R, C]``; ``permutations[r, j]`` joins at step j + 1.
+            sample_index: int64 ``[R]``, the sample of each walk.
+
+        Returns:
+            float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one.
+        """
+        if permutations.dim() != 2 or permutations.shape[1] != self.n_players:
+            raise ValueError(f"permutations must have shape [R, {self.n_players}], got {list(permutations.shape)}")
+        permutations = permutations.to(self.device, torch.int32)
+        sample_index = self._check_index(sample_index, permutations.shape[0])
+        self.n_evaluations += permutations.shape[0] * (self.n_players + 1)
+        chunks = zip(permutations.split(self.chunk_walks), sample_index.split(self.chunk_walks), strict=True)
+        values = [self._evaluate_walks(p, s) for p, s in chunks if p.shape[0]]
+        return torch.cat(values) if values else torch.empty(0, self.n_players + 1, device=self.device)
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self.metric == "accuracy" else -1.0
+
+    def _evaluate(self, masks: Tensor, sample_index: Tensor) -> Tensor:
+        walk = self._walk
+        if walk is not None and walk.is_head and isinstance(self.metric, str):
+            return self._sign * ops.masked_eval(
+                walk.features, masks, walk.weight, walk.bias, self.data.targets,
+                sample_index=sample_index, metric=self.metric,
+            )  # fmt: skip
+        return self._payoff(self._rows.outputs(masks, sample_index), sample_index)
+
+    def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+        walk, steps = self._walk, permutations.shape[1] + 1
+        if walk is None:
+            masks = masks_of_walks(permutations).flatten(0, 1)
+            rows = sample_index.repeat_interleave(steps)
+            return self._payoff(self._rows.outputs(masks, rows), rows).view(-1, steps)
+        if walk.is_head and isinstance(self.metric, str):
+            return self._sign * ops.permutation_eval(
+                walk.features, permutations, walk.weight, walk.bias, self.data.targets, sample_index,
+                metric=self.metric,
+            )  # fmt: skip
+        outputs = walk.outputs(permutations, sample_index)
+        return self._payoff(outputs, sample_index.repeat_interleave(steps)).view(-1, steps)
+
+    def _payoff(self, outputs: Tensor, sample_index: Tensor) -> Tensor:
+        if isinstance(self.metric, str):
+            if outputs.dim() != 2:
+                raise ValueError(
+                    f"metric {self.metric!r} needs network outputs [rows, K], got {list(outputs.shape)}; "
+                    "give a callable for other outputs"
+                )
+            return self._sign * ops.loss_difference(
+                outputs, self.data.targets, sample_index=sample_index, metric=self.metric
+            )
+        loss = self.metric(outputs, self.data.targets[sample_index])
+        if loss.shape != (outputs.shape[0],):
+            raise ValueError(f"metric must return one loss per row, [{outputs.shape[0]}], got {list(loss.shape)}")
+        return self._sign * loss.float()
+
+    def _choose_paths(self, path: str) -> tuple[WalkPath | None, RowPath, dict[str, str]]:
+        if path not in ("auto", "walk", "suffix", "hook"):
+            raise ValueError(f"path must be 'auto', 'walk', 'suffix' or 'hook', got {path!r}")
+        why_not: dict[str, str] = {}
+        arguments = (self.model, self.group, self.data.inputs)
+        walk: WalkPath | None = None
+        rows: RowPath | None = None
+        with torch.no_grad():
+            if path in ("auto", "walk"):
+                try:
+                    walk = WalkPath(*arguments)
+                except PathError as error:
+                    if path == "walk":
+                        raise
+                    why_not["walk"] = str(error)
+            if path != "hook":
+                try:
+                    rows = SuffixPath(*arguments)
+                except PathError as error:
+                    if path == "suffix":
+                        raise
+                    why_not["suffix"] = str(error)
+            return walk, rows or HookPath(*arguments), why_not
+
+    def _check_exact(self, example: Tensor) -> None:
+        """Prune every other channel of a copy and compare with the mask: what cannot be pruned exactly is refused."""
+        if self.n_players == 1:
+            return
+        kept = torch.arange(self.n_players) % 2 == 0
+        name, removed = self.group.name, (~kept).nonzero().flatten().tolist()
+        try:
+            with torch.no_grad():
+                pruned = cut_channels(self.model, {name: removed}, example)(example)
+        except Exception as error:  # whatever a layer that does not fit any more raises
+            raise GroupError(
+                f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
+            ) from error
+        reference = masked_outputs(self.model, [(self.group, kept)], example)
+        if isinstance(reference, Tensor) and isinstance(pruned, Tensor):
+            deviation = relative_deviation(pruned, reference)
+            if not deviation <= _EXACT_TOLERANCE:
+                raise GroupError(
+                    f"group {name!r} cannot be pruned exactly: outputs of the pruned and of the masked network differ "
+                    f"by {deviation:.1e} of their largest value (at most {_EXACT_TOLERANCE:.0e} is rounding); some "
+                    "operation between its layers and their consumers mixes channels"
+                )
+
+    @torch.no_grad()
+    def _measure_row(self) -> int:
+        """Peak bytes that one row takes, from a trial of a few walks; the trial also proves that rows can run."""
+        walks = 2
+        permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).expand(walks, -1)
+        sample_index = torch.zeros(walks, dtype=torch.int64, device=self.device)
+        with _PeakMemory() as memory:
+            self._evaluate_walks(permutations.contiguous(), sample_index)
+        return max(1, memory.peak // (walks * (self.n_players + 1)))
+
+    def _check_masks(self, masks: Tensor) -> Tensor:
+        if masks.dtype != torch.bool or masks.dim() != 2 or masks.shape[1] != self.n_players:
+            raise ValueError(
+                f"masks must be bool with shape [M, {self.n_players}], got {masks.dtype} {list(masks.shape)}"
+            )
+        return masks.to(self.device)
+
+    def _check_index(self, sample_index: Tensor, rows: int) -> Tensor:
+        if sample_index.dtype != torch.int64 or sample_index.shape != (rows,):
+            raise ValueError(
+                f"sample_index must be int64 with shape [{rows}], got {sample_index.dtype} {list(sample_index.shape)}"
+            )
+        if rows and not (int(sample_index.min()) >= 0 and int(sample_index.max()) < self.n_samples):
+            raise ValueError(
+                f"sample_index must be in [0, {self.n_samples}), "
+                f"got values from {int(sample_index.min())} to {int(sample_index.max())}"
+            )
+        return sample_index.to(self.device)
+
+
+def masks_of_walks(permutations: Tensor) -> Tensor:
+    """Coalitions along walks: int32 ``[R, C]`` -> bool ``[R, C + 1, C]``; in step j the first j players are kept."""
+    rank = torch.argsort(permutations, dim=1)
+    steps = torch.arange(permutations.shape[1] + 1, device=permutations.device)
+    return rank[:, None, :] < steps[None, :, None]
+
+
+def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
+    if isinstance(metric, str) and metric not in _METRICS:
+        raise ValueError(f"metric must be one of {', '.join(_METRICS)} or a callable, got {metric!r}")
+    training = [name or "the model" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ValueError(
+            f"model must be in evaluation mode (model.eval()), got {training[0]} in training mode: dropout and batch "
+            "statistics would make payoffs random"
+        )
+    if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
+        raise TypeError(f"data must be a pair of tensors (inputs, targets), got {type(data).__name__}")
+    inputs, targets = data
+    if inputs.shape[0] == 0:
+        raise ValueError("data must hold at least one sample, got none")
+    if targets.shape[0] != inputs.shape[0]:
+        raise ValueError(
+            f"data must have one target per input, got {inputs.shape[0]} inputs, {targets.shape[0]} targets"
+        )
+    devices = {p.device for p in model.parameters()} | {inputs.device, targets.device}
+    if len(devices) > 1:
+        raise ValueError(f"model and data must be on one device, got {', '.join(sorted(map(str, devices)))}")
+    return _Data(inputs.detach(), targets)
+
+
+def _default_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free // 4
+    return _DEFAULT_MEMORY_CPU
+
+
+class _PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive at once while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage not in self._seen:
+                self._seen.add(storage)
+                size = storage.nbytes()
+                self.live += size
+                weakref.finalize(storage, self._freed, size)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, (tuple, list)):
+        for item in result:
+            yield from _tensors(item)
