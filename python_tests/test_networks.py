@@ -1,0 +1,193 @@
+"""The demo networks: shapes, names, tracing, errors, and the weights that ship."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from shapley_cuda.datasets import fashion_mnist_subset
+from shapley_cuda.networks import (
+    DEFAULT_NETWORK,
+    NETWORKS,
+    lenet5,
+    network,
+    pretrained,
+    pretrained_meta,
+    vgg_bn,
+)
+from shapley_cuda.training import evaluate
+
+# The same float32 network on another processor may round a borderline logit the other way.
+ACCURACY_TOLERANCE = 0.005
+
+
+def n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_lenet5_default_has_the_published_parameter_count_and_names() -> None:
+    model = lenet5()
+    assert n_parameters(model) == 431_080
+    assert [name for name, _ in model.named_children()] == ["conv1", "conv2", "fc1", "fc2"]
+
+
+def test_lenet5_widths_set_every_layer() -> None:
+    model = lenet5((3, 5, 7), num_classes=4, in_channels=3, image_size=32)
+    assert model.conv1.weight.shape == (3, 3, 5, 5)
+    assert model.conv2.weight.shape == (5, 3, 5, 5)
+    assert model.fc1.weight.shape == (7, 5 * 5 * 5)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_lenet5_smallest_image_runs_and_one_less_is_refused() -> None:
+    assert lenet5(image_size=16)(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+    with pytest.raises(ValueError, match=r"^lenet5: image_size must be at least 16, got 15$"):
+        lenet5(image_size=15)
+
+
+def test_lenet5_rectifies_after_each_convolution() -> None:
+    model = lenet5()
+    with torch.no_grad():
+        model.conv2.weight.zero_()
+        model.get_parameter("conv2.bias").fill_(-1.0)
+    rectified = torch.relu(model.fc1.bias) @ model.fc2.weight.T + model.fc2.bias
+    assert torch.allclose(model(torch.randn(3, 1, 28, 28)), rectified.expand(3, 10), atol=1e-6)
+
+
+def test_vgg_bn_default_has_the_parameters_of_its_widths() -> None:
+    model = vgg_bn()
+    widths = [1, 32, 32, 64, 64, 128, 128]
+    expected = sum(9 * a * b + 2 * b for a, b in pairwise(widths)) + 128 * 10 + 10
+    assert n_parameters(model) == expected
+    names = [name for name, _ in model.named_children()]
+    assert names == [f"{kind}{i}" for i in range(1, 7) for kind in ("conv", "bn")] + ["pool", "fc1"]
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (1, 33)])
+def test_vgg_bn_takes_images_of_several_sizes(channels: int, side: int) -> None:
+    model = vgg_bn(in_channels=channels, num_classes=7).eval()
+    assert model(torch.randn(2, channels, side, side)).shape == (2, 7)
+
+
+def test_vgg_bn_pools_where_the_widths_say() -> None:
+    sides: list[int] = []
+    model = vgg_bn((4, "M", 4, 4, "M", 4)).eval()
+    for index in range(1, 5):
+        model.get_submodule(f"conv{index}").register_forward_hook(lambda *hooked: sides.append(hooked[2].shape[-1]))
+    model(torch.zeros(1, 1, 28, 28))
+    assert sides == [28, 14, 14, 7]
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_network_traces_and_gives_the_same_numbers(name: str) -> None:
+    model = network(name).eval()
+    images = torch.randn(3, 1, 28, 28)
+    traced = torch.fx.symbolic_trace(model)
+    targets = {node.target for node in traced.graph.nodes if node.op == "call_module"}
+    assert {name for name, _ in model.named_children()} <= targets
+    assert torch.equal(traced(images), model(images))
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_network_can_be_deep_copied(name: str) -> None:
+    model = network(name).eval()
+    images = torch.randn(2, 1, 28, 28)
+    assert torch.equal(copy.deepcopy(model)(images), model(images))
+
+
+def test_network_default_is_lenet5() -> None:
+    assert DEFAULT_NETWORK == "lenet5"
+    assert n_parameters(network()) == 431_080
+    assert n_parameters(pretrained()) == 431_080
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenet", "network: name must be one of lenet5, vgg_bn, got 'lenet'; did you mean 'lenet5'?"),
+        ("VGG-BN", "network: name must be one of lenet5, vgg_bn, got 'VGG-BN'; did you mean 'vgg_bn'?"),
+        ("x", "network: name must be one of lenet5, vgg_bn, got 'x'"),
+    ],
+)
+def test_network_unknown_name_suggests_a_near_one(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        network(name)
+
+
+def test_network_unknown_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="depth"):
+        network("lenet5", depth=3)
+
+
+@pytest.mark.parametrize("widths", [(20, 50), (20, 50, 500, 10), (20, 0, 500), (20, 50.0, 500), (True, 50, 500)])
+def test_lenet5_bad_widths_are_refused(widths: tuple[int, ...]) -> None:
+    message = f"lenet5: widths must be three positive integers (conv1, conv2, fc1), got {widths!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        lenet5(widths)
+
+
+@pytest.mark.parametrize("widths", [("M", 8), (8, "M", "M"), (8, 0), (8, "N"), (8, 2.0)])
+def test_vgg_bn_bad_widths_are_refused(widths: tuple[int | str, ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"at most one 'M' (a pool), got {widths!r}")):
+        vgg_bn(widths)
+
+
+def test_vgg_bn_without_convolutions_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^vgg_bn: widths must name at least one convolution, got \(\)$"):
+        vgg_bn(())
+
+
+@pytest.mark.parametrize("builder", [lenet5, vgg_bn])
+def test_network_bad_counts_are_refused(builder: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ValueError, match=r"num_classes must be a positive integer, got 0$"):
+        builder(num_classes=0)
+    with pytest.raises(ValueError, match=r"in_channels must be a positive integer, got 1\.5$"):
+        builder(in_channels=1.5)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_pretrained_is_float32_in_eval_mode_and_leaves_random_state(name: str) -> None:
+    before = torch.get_rng_state()
+    model = pretrained(name)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_pretrained_gives_independent_copies() -> None:
+    first, second = pretrained("lenet5"), pretrained("lenet5")
+    with torch.no_grad():
+        first.get_parameter("fc2.bias").add_(1.0)
+    assert not torch.equal(first.get_parameter("fc2.bias"), second.get_parameter("fc2.bias"))
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("split", ["rank", "test"])
+def test_pretrained_accuracy_is_the_recorded_one(name: str, split: str) -> None:
+    recorded = pretrained_meta(name)[split]
+    measured = evaluate(pretrained(name), *fashion_mnist_subset(split))
+    assert recorded["images"] == 1000
+    assert abs(measured.accuracy - recorded["accuracy"]) <= ACCURACY_TOLERANCE
+    assert measured.loss == pytest.approx(recorded["loss"], rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "least"), [("lenet5", 0.90), ("vgg_bn", 0.92)])
+def test_pretrained_is_well_trained_and_half_precision_costs_nothing(name: str, least: float) -> None:
+    meta = pretrained_meta(name)
+    assert meta["test_full"]["images"] == 10_000
+    assert meta["test_full"]["accuracy"] >= least
+    assert abs(meta["test_full"]["accuracy"] - meta["unrounded_test_full_accuracy"]) <= 0.001
+    assert meta["parameters"] == n_parameters(pretrained(name))
+
+
+def test_pretrained_unknown_name_suggests_a_near_one() -> None:
+    message = "pretrained: name must be one of lenet5, vgg_bn, got 'lenet_5'; did you mean 'lenet5'?"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        pretrained("lenet_5")
