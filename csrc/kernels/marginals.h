@@ -15,7 +15,7 @@
 //
 // CPU: a task is a tile, then a player.
 // CUDA: a block per tile. Its threads take the steps of one walk (a player once each, so that no two threads meet),
-// with a barrier between walks; the tile's sums are in shared memory (24 C bytes) up to 2048 players, beyond that in
+// with a barrier between walks; the tile's sums are in shared memory (24 C bytes) up to 1920 players, beyond that in
 // global memory, where they stay in the caches. Then a thread per player adds the tiles. Reads are coalesced.
 // Bytes: 8 C per walk (float32); 6 operations per step. Bound by memory, for few walks by the latency of the barriers.
 // Limits: on CUDA a player out of range makes all results NaN, and one that is twice in a row is not noticed; on the
