@@ -5,9 +5,7 @@
 namespace shapley::SHAPLEY_ISA {
 namespace {
 
-constexpr int64_t kInsertionPlayers = 48;
-constexpr int kDigitBits = 11;
-constexpr int kDigits = 1 << kDigitBits;
+constexpr int kMostBucketBits = 20;
 
 // A sort key in the high half, its player in the low one.
 using Entry = uint64_t;
@@ -25,30 +23,24 @@ void draw(uint64_t seed, uint64_t walk, int64_t n_players, Entry* entries) {
   }
 }
 
-void insertion_sort(Entry* entries, int64_t n) {
-  for (int64_t i = 1; i < n; ++i) {
-    const Entry entry = entries[i];
-    int64_t j = i;
-    for (; j > 0 && entries[j - 1] > entry; --j) entries[j] = entries[j - 1];
-    entries[j] = entry;
+// Deals entries into 2^bits buckets by the key's upper bits, keeping their order within one, then sorts by insertion.
+// With about as many buckets as random keys, an entry is one or two places from where it belongs.
+void sort_random(const Entry* entries, Entry* sorted, int64_t n, int bits, uint64_t* starts) {
+  const int64_t n_buckets = int64_t{1} << bits;
+  for (int64_t bucket = 0; bucket < n_buckets; ++bucket) starts[bucket] = 0;
+  for (int64_t i = 0; i < n; ++i) ++starts[entries[i] >> (64 - bits)];
+  uint64_t start = 0;
+  for (int64_t bucket = 0; bucket < n_buckets; ++bucket) {
+    const uint64_t size = starts[bucket];
+    starts[bucket] = start;
+    start += size;
   }
-}
-
-// Sorts by the high half; equal keys keep their order. The result is in `to`: the number of passes is odd.
-void radix_sort(Entry* from, Entry* to, int64_t n, uint32_t* starts) {
-  for (int shift = 32; shift < 64; shift += kDigitBits) {
-    for (int digit = 0; digit < kDigits; ++digit) starts[digit] = 0;
-    for (int64_t i = 0; i < n; ++i) ++starts[from[i] >> shift & (kDigits - 1)];
-    uint32_t start = 0;
-    for (int digit = 0; digit < kDigits; ++digit) {
-      const uint32_t size = starts[digit];
-      starts[digit] = start;
-      start += size;
-    }
-    for (int64_t i = 0; i < n; ++i) to[starts[from[i] >> shift & (kDigits - 1)]++] = from[i];
-    Entry* const sorted = to;
-    to = from;
-    from = sorted;
+  for (int64_t i = 0; i < n; ++i) sorted[starts[entries[i] >> (64 - bits)]++] = entries[i];
+  for (int64_t i = 1; i < n; ++i) {
+    const Entry entry = sorted[i];
+    int64_t j = i;
+    for (; j > 0 && sorted[j - 1] > entry; --j) sorted[j] = sorted[j - 1];
+    sorted[j] = entry;
   }
 }
 
@@ -57,29 +49,28 @@ void radix_sort(Entry* from, Entry* to, int64_t n, uint32_t* starts) {
 void sample_permutations_cpu(const SamplePermutationsParams& p, int64_t begin, int64_t end) {
   const int64_t n = p.n_players;
   const int64_t padded = (n + 3) / 4 * 4;
-  Entry* const entries = new Entry[2 * padded];
-  uint32_t starts[kDigits];
-  const Entry* sorted = nullptr;
+  int bits = 1;
+  while (bits < kMostBucketBits && int64_t{2} << bits <= n) ++bits;
+  uint64_t* const scratch = new uint64_t[2 * padded + (int64_t{1} << bits)];
+  Entry* const entries = scratch;
+  Entry* const sorted = entries + padded;
+  uint64_t* const starts = sorted + padded;
+  bool any_drawn = false;
   uint64_t drawn = 0;
   for (int64_t row = begin; row < end; ++row) {
     const uint64_t walk = p.first + static_cast<uint64_t>(row);
     const uint64_t base = p.antithetic ? walk / 2 : walk;
-    if (!sorted || drawn != base) {  // the second walk of an antithetic pair has it already
+    if (!any_drawn || drawn != base) {  // the second walk of an antithetic pair has it already
       draw(p.seed, base, n, entries);
-      if (n <= kInsertionPlayers) {
-        insertion_sort(entries, n);
-        sorted = entries;
-      } else {
-        radix_sort(entries, entries + padded, n, starts);
-        sorted = entries + padded;
-      }
+      sort_random(entries, sorted, n, bits, starts);
+      any_drawn = true;
       drawn = base;
     }
     const bool reversed = p.antithetic && walk % 2 == 1;
     int32_t* const out = p.out + row * n;
     for (int64_t j = 0; j < n; ++j) out[j] = static_cast<int32_t>(sorted[reversed ? n - 1 - j : j]);
   }
-  delete[] entries;
+  delete[] scratch;
 }
 
 }  // namespace shapley::SHAPLEY_ISA

@@ -7,8 +7,8 @@
 //
 // In: numbers. Out: int32 [count, C], overwritten.
 //
-// CPU: a task is a walk. Keys are drawn four at a time and (key, player) pairs sorted: by insertion up to 48 players,
-// by radix (three passes of 11 bits, stable, so that ties stay in player order) beyond.
+// CPU: a task is a walk. Keys are drawn four at a time; (key, player) pairs are dealt into about C buckets by the key's
+// upper bits and finished by insertion, which takes time proportional to C since the keys are uniform.
 // CUDA: a player's place is the number of players before it: grid (walk or antithetic pair, chunk of 256 players),
 // one thread per player. Tiles of 1024 keys are drawn into shared memory (4 KiB; a thread draws four) and every thread
 // counts through the tile, reading one address at a time as a broadcast. C^2 comparisons per walk from shared memory

@@ -1,0 +1,34 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+import shapley_cuda
+
+CUDA = shapley_cuda.build_info().cuda and torch.cuda.is_available()
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not CUDA, reason="no CUDA device"))])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device that the ops run on here."""
+    return str(request.param)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of its own for each test; draws are on the CPU, so that devices see the same numbers."""
+    return torch.Generator().manual_seed(1)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Set torch's number of threads, for this test only."""
+    before = torch.get_num_threads()
+    try:
+        yield torch.set_num_threads
+    finally:
+        torch.set_num_threads(before)

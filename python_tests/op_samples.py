@@ -1,0 +1,115 @@
+"""One set of arguments per op, which feeds opcheck and the tests that hold for every op (test_ops_common.py).
+
+No pytest here: other_torch.py runs the samples where only torch is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+SAMPLES: dict[str, Callable[[torch.Generator], Arguments]] = {}  # by "op: what is special"
+
+
+def sample(name: str) -> Callable[[Callable[[torch.Generator], Arguments]], Callable[[torch.Generator], Arguments]]:
+    """Register the decorated function as the maker of the sample of that name."""
+
+    def register(make: Callable[[torch.Generator], Arguments]) -> Callable[[torch.Generator], Arguments]:
+        SAMPLES[name] = make
+        return make
+
+    return register
+
+
+def op_of(name: str) -> str:
+    """Return the op that a sample is for."""
+    return name.split(":")[0]
+
+
+def arguments(name: str, device: str = "cpu", seed: int = 1) -> Arguments:
+    """Make a sample's arguments, the same numbers on every device."""
+    args, kwargs = SAMPLES[name](torch.Generator().manual_seed(seed))
+    return map_tensors((args, kwargs), lambda tensor: tensor.to(device))
+
+
+def map_tensors(call: Arguments, change: Callable[[Tensor], Tensor]) -> Arguments:
+    """Apply a function to every tensor among the arguments."""
+    args, kwargs = call
+    return (
+        tuple(change(a) if isinstance(a, Tensor) else a for a in args),
+        {key: change(a) if isinstance(a, Tensor) else a for key, a in kwargs.items()},
+    )
+
+
+def tensors(call: Arguments) -> Iterator[Tensor]:
+    """List the tensors among the arguments."""
+    args, kwargs = call
+    return (a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+
+
+def results(name: str, call: Arguments) -> tuple[Tensor, ...]:
+    """Call the op itself, not its wrapper, and return its outputs as a tuple."""
+    out = getattr(torch.ops.shapley, op_of(name))(*call[0], **call[1])
+    return out if isinstance(out, tuple) else (out,)
+
+
+def random_permutations(count: int, n_players: int, generator: torch.Generator) -> Tensor:
+    """Draw permutations int32 [count, n_players] without the op."""
+    return torch.rand(count, n_players, generator=generator).argsort(1).int()
+
+
+@sample("sample_permutations: antithetic")
+def _(generator: torch.Generator) -> Arguments:
+    return (11, 3, 40, 33), {"antithetic": True}
+
+
+@sample("apply_masks: all pairs")
+def _(generator: torch.Generator) -> Arguments:
+    return (torch.randn(5, 33, generator=generator), torch.rand(40, 33, generator=generator) > 0.5), {}
+
+
+@sample("apply_masks: own samples, images")
+def _(generator: torch.Generator) -> Arguments:
+    x = torch.randn(5, 6, 4, 3, generator=generator)
+    return (x, torch.rand(9, 6, generator=generator) > 0.5, torch.randint(0, 5, (9,), generator=generator)), {}
+
+
+@sample("apply_masks: channels last")
+def _(generator: torch.Generator) -> Arguments:
+    x = torch.randn(5, 6, 4, 3, generator=generator).to(memory_format=torch.channels_last)
+    return (x, torch.rand(9, 6, generator=generator) > 0.5), {}
+
+
+@sample("loss_difference: own rows")
+def _(generator: torch.Generator) -> Arguments:
+    outputs = torch.randn(4099, 10, generator=generator)
+    return (outputs, torch.randint(0, 10, (4099,), generator=generator)), {}
+
+
+@sample("loss_difference: shared samples, baseline")
+def _(generator: torch.Generator) -> Arguments:
+    outputs, targets = torch.randn(50, 33, generator=generator), torch.randint(0, 33, (7,), generator=generator)
+    samples, baseline = torch.randint(0, 7, (50,), generator=generator), torch.rand(7, generator=generator)
+    return (outputs, targets), {"sample_index": samples, "baseline": baseline, "metric": "accuracy"}
+
+
+@sample("loss_difference: squared error")
+def _(generator: torch.Generator) -> Arguments:
+    return (torch.randn(50, 33, generator=generator), torch.randn(50, 33, generator=generator)), {
+        "metric": "squared_error"
+    }
+
+
+@sample("marginals: many tiles")
+def _(generator: torch.Generator) -> Arguments:
+    return (torch.randn(500, 34, generator=generator), random_permutations(500, 33, generator)), {}
+
+
+@sample("marginals: pairs, float64")
+def _(generator: torch.Generator) -> Arguments:
+    values = torch.randn(130, 8, generator=generator, dtype=torch.float64)
+    return (values, random_permutations(130, 7, generator)), {"block": 2}

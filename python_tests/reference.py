@@ -1,0 +1,76 @@
+"""What the ops must give, in plain float64 loops and PyTorch: slow, and short enough to be checked by eye."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MASK32 = 0xFFFFFFFF
+METRICS = ("cross_entropy", "accuracy", "squared_error")
+
+
+def row_metric(outputs: Tensor, targets: Tensor, metric: str) -> Tensor:
+    """Metric of each row of outputs [R, K] for its own target, float64 [R]."""
+    z = outputs.double()
+    if metric == "squared_error":
+        return (z - targets.double()).square().mean(1)
+    chosen = z.gather(1, targets[:, None])[:, 0]
+    if metric == "cross_entropy":
+        return torch.logsumexp(z, 1) - chosen
+    place = torch.arange(z.shape[1], device=z.device)
+    beaten = torch.where(place < targets[:, None], z >= chosen[:, None], z > chosen[:, None]).any(1)
+    return torch.where(z.isnan().any(1), torch.nan, (~beaten).double())
+
+
+def loss_difference(
+    outputs: Tensor, targets: Tensor, sample_index: Tensor | None, baseline: Tensor | None, metric: str
+) -> Tensor:
+    samples = torch.arange(outputs.shape[0], device=outputs.device) if sample_index is None else sample_index
+    values = row_metric(outputs, targets[samples], metric)
+    return values if baseline is None else values - baseline.double()[samples]
+
+
+def apply_masks(x: Tensor, masks: Tensor, sample_index: Tensor | None) -> Tensor:
+    pairs = (
+        [(m, n) for m in range(masks.shape[0]) for n in range(x.shape[0])]
+        if sample_index is None
+        else list(enumerate(sample_index.tolist()))
+    )
+    out = x.new_zeros((len(pairs), *x.shape[1:]))
+    for row, (mask, sample) in enumerate(pairs):
+        for player in range(x.shape[1]):
+            if masks[mask, player]:
+                out[row, player] = x[sample, player]
+    return out
+
+
+def marginals(values: Tensor, permutations: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    steps = values.double().diff(dim=1).cpu()
+    by_player = torch.zeros_like(steps).scatter_(1, permutations.long().cpu(), steps)
+    means = by_player.reshape(-1, block, by_player.shape[1]).mean(1)
+    return by_player.sum(0), means.square().sum(0)
+
+
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox-4x32-10 as in the paper's section 3.3 (Salmon et al., SC 2011)."""
+    for round_number in range(10):
+        bumped = [(k + round_number * w) & MASK32 for k, w in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True)]
+        a, b = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+        counter = (
+            (b >> 32) ^ counter[1] ^ bumped[0],
+            b & MASK32,
+            (a >> 32) ^ counter[3] ^ bumped[1],
+            a & MASK32,
+        )
+    return counter
+
+
+def sample_permutations(seed: int, first: int, count: int, n_players: int, antithetic: bool) -> Tensor:
+    rows = []
+    for walk in range(first, first + count):
+        base = walk // 2 if antithetic else walk
+        key = (seed & MASK32, seed >> 32 & MASK32)
+        words = [philox((c // 4, 0, base & MASK32, base >> 32), key)[c % 4] for c in range(n_players)]
+        order = sorted(range(n_players), key=lambda c: (words[c], c))
+        rows.append(order[::-1] if antithetic and walk % 2 else order)
+    return torch.tensor(rows, dtype=torch.int32).reshape(count, n_players)
