@@ -70,11 +70,15 @@ class Estimate:
         names = {f.name for f in fields(cls)}
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT or set(record) != names:
             raise ValueError(f"an estimate must be a JSON object of format {_FORMAT} with fields {sorted(names)}")
+        values = _numbers("values", record["values"])
         spread = record["standard_error"]
-        return cls(**record | {
-            "values": torch.tensor(record["values"], dtype=torch.float64),
-            "standard_error": None if spread is None else torch.tensor(spread, dtype=torch.float64),
-        })  # fmt: skip
+        standard_error = None if spread is None else _numbers("standard_error", spread)
+        if standard_error is not None and standard_error.shape != values.shape:
+            raise ValueError(
+                f"an estimate must have a standard error for each of its {len(values)} values, "
+                f"got {len(standard_error)}"
+            )
+        return cls(**record | {"values": values, "standard_error": standard_error})
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file, whole or not at all."""
@@ -84,3 +88,9 @@ class Estimate:
     def load(cls, path: str | Path) -> Estimate:
         """Read a file that :meth:`save` wrote."""
         return cls.from_json(Path(path).read_text())
+
+
+def _numbers(name: str, numbers: Any) -> Tensor:
+    if not isinstance(numbers, list) or not all(type(number) in (int, float) for number in numbers):
+        raise ValueError(f"{name} of an estimate must be a list of numbers, got {numbers!r}")
+    return torch.tensor(numbers, dtype=torch.float64)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import ops
 from .groups import Group, GroupError, cut_channels, find_group
+from .memory import PeakMemory, default_budget
 from .paths import HookPath, PathError, RowPath, SuffixPath, WalkPath, masked_outputs, relative_deviation
 
 __all__ = ["ChannelGame", "Loss"]
@@ -21,8 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """A user's loss: (outputs ``[R, ...]``, targets of those rows) -> ``[R]``, lower is better."""
 
 _METRICS = ("cross_entropy", "accuracy", "squared_error")
-_DEFAULT_MEMORY_CPU = 64 << 20  # small chunks stay in the caches, and their pages are used again
 _MAX_CHUNK_ROWS = 1 << 16
+_TRIAL = 2  # rows or walks from which the memory that one takes is told
 _EXACT_TOLERANCE = 1e-4  # float32 rounding through a deep network, reduced-precision convolutions included
 
 
@@ -49,7 +48,7 @@ class ChannelGame:
         group: name of a layer (see :func:`~shapley_cuda.find_group`) or a :class:`~shapley_cuda.Group`.
         data: ``(inputs [N, ...], targets)``, on the model's device. Class indices ``int64 [N]`` for
             ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, anything indexable by row
-            for a loss of your own.
+            for a loss of your own. A :class:`~shapley_cuda.Split` named "test" is refused.
         metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
             ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
@@ -78,6 +77,8 @@ class ChannelGame:
         path: str = "auto",
         memory_budget: int | None = None,
     ):
+        if memory_budget is not None and memory_budget < 1:
+            raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget}")
         self.model = model
         self.data = _check_data(model, data, metric)
         self.metric = metric
@@ -88,8 +89,8 @@ class ChannelGame:
         self.n_evaluations = 0
         self._check_exact(example)
         self._walk, self._rows, self._why_not = self._choose_paths(path)
-        self.memory_budget = memory_budget or _default_memory(self.device)
-        self.bytes_per_row = self._measure_row()
+        self.memory_budget = default_budget(self.device) if memory_budget is None else memory_budget
+        self.bytes_per_row, self.bytes_per_walk = self._measure_memory()
 
     @property
     def n_players(self) -> int:
@@ -114,12 +115,14 @@ class ChannelGame:
     @property
     def chunk_rows(self) -> int:
         """How many rows are evaluated at once: as many as fit the memory budget."""
-        return max(1, min(_MAX_CHUNK_ROWS, self.memory_budget // max(1, self.bytes_per_row)))
+        return max(1, min(_MAX_CHUNK_ROWS, self.memory_budget // self.bytes_per_row))
 
     @property
     def chunk_walks(self) -> int:
-        """How many walks are evaluated at once. Even, so that an antithetic pair is never cut."""
-        return max(2, self.chunk_rows // (self.n_players + 1) // 2 * 2)
+        """How many walks are evaluated at once. Even, so that an antithetic pair is never cut. Where not even one pair
+        fits the memory budget, the rows of the pair are dealt out in chunks of their own."""
+        fitting = min(_MAX_CHUNK_ROWS // (self.n_players + 1), self.memory_budget // self.bytes_per_walk)
+        return max(2, fitting // 2 * 2)
 
     def describe(self) -> str:
         """Say what the game is, which path runs it and why not a faster one."""
@@ -128,7 +131,8 @@ class ChannelGame:
             f"{self.group.name}: {self.n_players} players, {self.n_samples} samples on {self.device}, {metric}",
             f"read by {', '.join(c.name for c in self.group.consumers)}",
             f"walks: {self.path} path; other rows: {self._rows.name} path",
-            f"chunks of {self.chunk_rows} rows, {self.bytes_per_row} bytes a row",
+            f"chunks of {self.chunk_walks} walks, {self.bytes_per_walk} bytes each, "
+            f"or of {self.chunk_rows} rows, {self.bytes_per_row} bytes each",
         ]
         return "\n".join(lines + [f"not the {name} path: {why}" for name, why in self._why_not.items()])
 
@@ -177,9 +181,7 @@ class ChannelGame:
         masks = self._check_masks(masks)
         sample_index = self._check_index(sample_index, masks.shape[0])
         self.n_evaluations += masks.shape[0]
-        chunks = zip(masks.split(self.chunk_rows), sample_index.split(self.chunk_rows), strict=True)
-        values = [self._evaluate(m, s) for m, s in chunks if m.shape[0]]
-        return torch.cat(values) if values else torch.empty(0, device=self.device)
+        return self._evaluate_in_chunks(masks, sample_index)
 
     @torch.no_grad()
     def walk_values(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
@@ -192,8 +194,11 @@ class ChannelGame:
         Returns:
             float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one.
         """
-        if permutations.dim() != 2 or permutations.shape[1] != self.n_players:
-            raise ValueError(f"permutations must have shape [R, {self.n_players}], got {list(permutations.shape)}")
+        if permutations.dim() != 2 or permutations.shape[1] != self.n_players or permutations.is_floating_point():
+            raise ValueError(
+                f"permutations must be int32 with shape [R, {self.n_players}], "
+                f"got {permutations.dtype} {list(permutations.shape)}"
+            )
         permutations = permutations.to(self.device, torch.int32)
         sample_index = self._check_index(sample_index, permutations.shape[0])
         self.n_evaluations += permutations.shape[0] * (self.n_players + 1)
@@ -214,12 +219,16 @@ class ChannelGame:
             )  # fmt: skip
         return self._payoff(self._rows.outputs(masks, sample_index), sample_index)
 
+    def _evaluate_in_chunks(self, masks: Tensor, sample_index: Tensor) -> Tensor:
+        chunks = zip(masks.split(self.chunk_rows), sample_index.split(self.chunk_rows), strict=True)
+        values = [self._evaluate(m, s) for m, s in chunks if m.shape[0]]
+        return torch.cat(values) if values else torch.empty(0, device=self.device)
+
     def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
         walk, steps = self._walk, permutations.shape[1] + 1
         if walk is None:
             masks = masks_of_walks(permutations).flatten(0, 1)
-            rows = sample_index.repeat_interleave(steps)
-            return self._payoff(self._rows.outputs(masks, rows), rows).view(-1, steps)
+            return self._evaluate_in_chunks(masks, sample_index.repeat_interleave(steps)).view(-1, steps)
         if walk.is_head and isinstance(self.metric, str):
             return self._sign * ops.permutation_eval(
                 walk.features, permutations, walk.weight, walk.bias, self.data.targets, sample_index,
@@ -268,37 +277,47 @@ class ChannelGame:
             return walk, rows or HookPath(*arguments), why_not
 
     def _check_exact(self, example: Tensor) -> None:
-        """Prune every other channel of a copy and compare with the mask: what cannot be pruned exactly is refused."""
+        """Prune half of the channels of a copy and compare with the mask: what cannot be pruned exactly is refused."""
+        outputs = masked_outputs(self.model, [], example)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
         if self.n_players == 1:
             return
-        kept = torch.arange(self.n_players) % 2 == 0
+        # No regular pattern: every other channel, say, looks the same after a flip or in two halves. This draw has none.
+        kept = ops.sample_permutations(0, 1, 1, self.n_players)[0] % 2 == 0
         name, removed = self.group.name, (~kept).nonzero().flatten().tolist()
         try:
             with torch.no_grad():
                 pruned = cut_channels(self.model, {name: removed}, example)(example)
+        except GroupError:
+            raise
         except Exception as error:  # whatever a layer that does not fit any more raises
             raise GroupError(
                 f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
             ) from error
         reference = masked_outputs(self.model, [(self.group, kept)], example)
-        if isinstance(reference, Tensor) and isinstance(pruned, Tensor):
-            deviation = relative_deviation(pruned, reference)
-            if not deviation <= _EXACT_TOLERANCE:
-                raise GroupError(
-                    f"group {name!r} cannot be pruned exactly: outputs of the pruned and of the masked network differ "
-                    f"by {deviation:.1e} of their largest value (at most {_EXACT_TOLERANCE:.0e} is rounding); some "
-                    "operation between its layers and their consumers mixes channels"
-                )
+        deviation = relative_deviation(pruned, reference)
+        if not deviation <= _EXACT_TOLERANCE:
+            raise GroupError(
+                f"group {name!r} cannot be pruned exactly: outputs of the pruned and of the masked network differ "
+                f"by {deviation:.1e} of their largest value (at most {_EXACT_TOLERANCE:.0e} is rounding); some "
+                "operation between its layers and their consumers mixes channels"
+            )
 
     @torch.no_grad()
-    def _measure_row(self) -> int:
-        """Peak bytes that one row takes, from a trial of a few walks; the trial also proves that rows can run."""
-        walks = 2
-        permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).expand(walks, -1)
-        sample_index = torch.zeros(walks, dtype=torch.int64, device=self.device)
-        with _PeakMemory() as memory:
-            self._evaluate_walks(permutations.contiguous(), sample_index)
-        return max(1, memory.peak // (walks * (self.n_players + 1)))
+    def _measure_memory(self) -> tuple[int, int]:
+        """Peak bytes that one row and one walk take, from a trial of a few; the trial also proves that they can run."""
+        masks = torch.ones(_TRIAL, self.n_players, dtype=torch.bool, device=self.device)
+        sample_index = torch.zeros(_TRIAL, dtype=torch.int64, device=self.device)
+        with PeakMemory() as memory:
+            self._evaluate(masks, sample_index)
+        bytes_per_row = max(1, memory.peak // _TRIAL)
+        if self._walk is None:
+            return bytes_per_row, (bytes_per_row + self.n_players) * (self.n_players + 1)
+        permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).repeat(_TRIAL, 1)
+        with PeakMemory() as memory:
+            self._evaluate_walks(permutations, sample_index)
+        return bytes_per_row, max(1, memory.peak // _TRIAL)
 
     def _check_masks(self, masks: Tensor) -> Tensor:
         if masks.dtype != torch.bool or masks.dim() != 2 or masks.shape[1] != self.n_players:
@@ -322,7 +341,10 @@ class ChannelGame:
 
 def masks_of_walks(permutations: Tensor) -> Tensor:
     """Coalitions along walks: int32 ``[R, C]`` -> bool ``[R, C + 1, C]``; in step j the first j players are kept."""
-    rank = torch.argsort(permutations, dim=1)
+    ordered, rank = torch.sort(permutations, dim=1)
+    players = torch.arange(permutations.shape[1], device=permutations.device)
+    if not bool((ordered == players).all()):
+        raise ValueError(f"permutations must hold each of the {permutations.shape[1]} players once in every row")
     steps = torch.arange(permutations.shape[1] + 1, device=permutations.device)
     return rank[:, None, :] < steps[None, :, None]
 
@@ -338,6 +360,8 @@ def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
         )
     if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
         raise TypeError(f"data must be a pair of tensors (inputs, targets), got {type(data).__name__}")
+    if getattr(data, "name", None) == "test":
+        raise ValueError('data must not be the split "test": values estimated on it would make its accuracies too good')
     inputs, targets = data
     if inputs.shape[0] == 0:
         raise ValueError("data must hold at least one sample, got none")
@@ -349,42 +373,3 @@ def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
     if len(devices) > 1:
         raise ValueError(f"model and data must be on one device, got {', '.join(sorted(map(str, devices)))}")
     return _Data(inputs.detach(), targets)
-
-
-def _default_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free // 4
-    return _DEFAULT_MEMORY_CPU
-
-
-class _PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive at once while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            if storage not in self._seen:
-                self._seen.add(storage)
-                size = storage.nbytes()
-                self.live += size
-                weakref.finalize(storage, self._freed, size)
-        self.peak = max(self.peak, self.live)
-        return result
-
-    def _freed(self, size: int) -> None:
-        self.live -= size
-
-
-def _tensors(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, (tuple, list)):
-        for item in result:
-            yield from _tensors(item)

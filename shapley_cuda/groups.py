@@ -18,7 +18,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-__all__ = ["Consumer", "Group", "GroupError", "cut_channels", "find_group", "find_groups"]
+__all__ = ["Consumer", "Group", "GroupError", "cut_channels", "find_group", "find_groups", "pick_group"]
 
 _DEPTHWISE = tp.ops.OPTYPE.DEPTHWISE_CONV
 # Layers that work on each channel by itself: whatever a removed channel gives there is masked at the next consumer.
@@ -139,7 +139,15 @@ def find_group(model: nn.Module, name: str, example_input: Tensor) -> Group:
     Raises:
         GroupError: no layer of that name produces channels. The message suggests near names.
     """
-    groups = find_groups(model, example_input)
+    return pick_group(find_groups(model, example_input), name)
+
+
+def pick_group(groups: Sequence[Group], name: str) -> Group:
+    """Find the group that a layer's output channels belong to among those that :func:`find_groups` listed.
+
+    Raises:
+        GroupError: no layer of that name produces channels. The message suggests near names.
+    """
     for group in groups:
         if group.name == name:
             return group

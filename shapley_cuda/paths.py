@@ -24,6 +24,9 @@ from .groups import Consumer, Group
 __all__ = ["HookPath", "PathError", "RowPath", "SuffixPath", "WalkPath", "masked_outputs", "relative_deviation"]
 
 
+_PreHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[Any, dict[str, Any]]]
+
+
 class PathError(RuntimeError):
     """This path cannot run the network. The message says why; another path may."""
 
@@ -79,14 +82,23 @@ def masked(consumers: list[tuple[nn.Module, Tensor]], masks: Tensor) -> Iterator
     own_row = torch.arange(masks.shape[0], device=masks.device)
     calls = [0] * len(consumers)
 
-    def pre_hook(position: int, player_of_input: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def hook(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def pre_hook(position: int, player_of_input: Tensor) -> _PreHook:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             calls[position] += 1
-            return (mask_inputs(args[0], masks, own_row, player_of_input, _channel_dim(layer)), *args[1:])
+            x, *others = args or (kwargs.pop("input"),)
+            if x.shape[0] != masks.shape[0]:
+                raise PathError(
+                    f"a consumer of the group got {x.shape[0]} entries for {masks.shape[0]} rows: the network folds "
+                    "another dimension into the batch, so that nothing tells which coalition an entry belongs to"
+                )
+            return (mask_inputs(x, masks, own_row, player_of_input, _channel_dim(layer)), *others), kwargs
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(pre_hook(i, players)) for i, (layer, players) in enumerate(consumers)]
+    handles = [
+        layer.register_forward_pre_hook(pre_hook(i, players), with_kwargs=True)
+        for i, (layer, players) in enumerate(consumers)
+    ]
     try:
         yield
     finally:
@@ -194,7 +206,8 @@ class _Split:
                 copies[node] = graph.node_copy(node, row_of)
                 continue
             layer = self.traced.get_submodule(str(node.target))
-            source = node.args[0] if node.args else node.kwargs["input"]
+            kwargs = dict(node.kwargs)
+            source, *others = node.args or (kwargs.pop("input"),)
             assert isinstance(source, fx.Node)
             if source in copies:  # already one entry per row
                 x, index = copies[source], graph.call_function(_own_rows, (masks,))
@@ -203,7 +216,11 @@ class _Split:
             players = f"players_of_{node.name}"
             self.traced.register_buffer(players, consumers[str(node.target)].player_of_input, persistent=False)
             arguments = (x, masks, index, graph.get_attr(players), _channel_dim(layer))
-            copies[node] = graph.call_module(str(node.target), (graph.call_function(mask_inputs, arguments),))
+            masked_input = graph.call_function(mask_inputs, arguments)
+            # Further arguments, such as the output_size of a ConvTranspose.
+            rest = tuple(fx.map_arg(other, row_of) for other in others)
+            named = {key: fx.map_arg(value, row_of) for key, value in kwargs.items()}
+            copies[node] = graph.call_module(str(node.target), (masked_input, *rest), named)
         return fx.GraphModule(self.traced, graph)
 
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 
 from .estimate import Estimate
-from .groups import find_group
+from .groups import find_groups, pick_group
 from .paths import masked_outputs
 from .surgery import PruningPlan
 
@@ -122,7 +122,8 @@ def accuracy_curve(
         shares: shares of the channels to remove, each in [0, 1).
     """
     images, labels = data
-    groups = {name: find_group(model, name, images[:1]) for name in estimates}
+    found = find_groups(model, images[:1])
+    groups = {name: pick_group(found, name) for name in estimates}
     accuracies = []
     for share in shares:
         coalitions = []
@@ -211,7 +212,13 @@ def _draw_accuracies(axes: Axes, rows: Sequence[ResultRow]) -> None:
     axes.set_title("Before and after retraining", loc="left")
     unpruned, pruned = 100 * rows[0].accuracy_before, rows[1:]
     axes.axhline(unpruned, color="0.4", linewidth=1, linestyle="--")
-    above_line = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom", "fontsize": 9, "color": "0.4"}
+    above_line: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "ha": "right",
+        "va": "bottom",
+        "fontsize": 9,
+        "color": "0.4",
+    }
     axes.annotate(f"unpruned {unpruned:.1f} ", (1, unpruned), **above_line)
     for place, row in enumerate(pruned):
         colour = _COLOURS.get(row.method, "0.5")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .estimate import Estimate
 from .files import write_whole
-from .groups import Group, GroupError, cut_channels, find_group
+from .groups import Group, GroupError, cut_channels, find_groups, pick_group
 from .paths import masked_outputs, relative_deviation
 
 __all__ = [
@@ -84,12 +87,18 @@ class PruningPlan:
         names = {f.name for f in fields(cls)}
         if not isinstance(record, dict) or record.pop("format", None) != _FORMAT or set(record) != names:
             raise ValueError(f"a plan must be a JSON object of format {_FORMAT} with fields {sorted(names)}")
-        for name in ("parameters", "macs", "input_shape"):
-            record[name] = tuple(int(v) for v in record[name])
-        plan = cls(**record)
-        for group, channels in plan.removed.items():
-            _check_channels(group, channels, plan.n_players.get(group, 0))
-        return plan
+        for name, length in (("parameters", 2), ("macs", 2), ("input_shape", None)):
+            if not _are_counts(record[name]) or length not in (None, len(record[name])):
+                raise ValueError(f"{name} of a plan must be a list of {length or 'the'} sizes, got {record[name]!r}")
+            record[name] = tuple(record[name])
+        removed, n_players = record["removed"], record["n_players"]
+        if not isinstance(n_players, dict) or not _are_counts(list(n_players.values())):
+            raise ValueError(f"n_players of a plan must map groups to numbers of channels, got {n_players!r}")
+        if not isinstance(removed, dict) or set(removed) != set(n_players):
+            raise ValueError(f"removed of a plan must list the channels of {sorted(n_players)}, got {removed!r}")
+        for group, channels in removed.items():
+            _check_channels(group, channels, n_players[group])
+        return cls(**record)
 
 
 def plan_pruning(
@@ -103,8 +112,9 @@ def plan_pruning(
     Args:
         model: the network that was ranked; unchanged.
         rankings: for each group, by name, an estimate or a tensor of values ``[C]``, higher is more valuable.
-        keep: the share of channels to keep in every group, in (0, 1]; or for each group a share (float) or a number
-            of channels (int). At least one channel of each group stays.
+        keep: the share of channels to keep in every group, a float in (0, 1]; or for each group, by the name that it
+            has in ``rankings``, a share (float) or a number of channels (int). At least one channel of each group
+            stays.
         example_input: a batch that the model accepts; its first sample is what MACs are counted on.
 
     Returns:
@@ -112,7 +122,8 @@ def plan_pruning(
 
     Raises:
         GroupError: a group does not exist or cannot be pruned exactly.
-        ValueError: ``keep`` is out of range, or a ranking has not one value per channel.
+        ValueError: ``keep`` is out of range, a ranking has not one value per channel, or two rankings name the same
+            group by different layers.
 
     Example:
         >>> plan = sc.plan_pruning(model, {"conv2": estimate}, keep=0.5, example_input=images)
@@ -121,14 +132,15 @@ def plan_pruning(
     sample = example_input[:1]
     removed: dict[str, list[int]] = {}
     n_players: dict[str, int] = {}
-    for name, ranking in rankings.items():
-        group = _prunable_group(model, name, sample)
+    for (name, ranking), group in zip(rankings.items(), _prunable_groups(model, rankings, sample), strict=True):
+        if group.name in removed:
+            raise ValueError(f"rankings must name each group once, got {name!r} and another layer of {group.name!r}")
         values = ranking.values if isinstance(ranking, Estimate) else ranking
         if values.shape != (group.n_players,):
             raise ValueError(f"ranking of {name!r} must have {group.n_players} values, got shape {list(values.shape)}")
         if not bool(values.isfinite().all()):
             raise ValueError(f"ranking of {name!r} must be finite, got NaN or infinite values")
-        n_kept = _number_kept(group, keep)
+        n_kept = _number_kept(group, name, keep)
         order = torch.argsort(values, stable=True)
         removed[group.name] = sorted(order[: group.n_players - n_kept].tolist())
         n_players[group.name] = group.n_players
@@ -158,7 +170,8 @@ def prune(model: nn.Module, plan: PruningPlan, example_input: Tensor, *, verify:
         GroupError: the plan's groups do not fit this network.
         PruningError: the pruned and the masked network differ by more than rounding.
     """
-    groups = {name: _prunable_group(model, name, example_input[:1]) for name in plan.removed}
+    found = _prunable_groups(model, plan.removed, example_input[:1])
+    groups = dict(zip(plan.removed, found, strict=True))
     for name, group in groups.items():
         if group.n_players != plan.n_players[name]:
             raise GroupError(f"group {name!r} has {group.n_players} channels, the plan is for {plan.n_players[name]}")
@@ -180,8 +193,10 @@ def count_parameters(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(model: nn.Module, sample: Tensor) -> int:
-    """Multiply-accumulates of convolutions, linear layers and matrix products on one input, by torch's own counter."""
-    with FlopCounterMode(display=False) as counter:
+    """Multiply-accumulates of convolutions, linear layers and matrix products on one input, by torch's own counter.
+
+    The network runs in evaluation mode, so that its batch statistics stay what they are."""
+    with _evaluation_mode(model), FlopCounterMode(display=False) as counter:
         model(sample)
     return counter.get_total_flops() // 2
 
@@ -189,7 +204,8 @@ def count_macs(model: nn.Module, sample: Tensor) -> int:
 def save_pruned(pruned: nn.Module, plan: PruningPlan, folder: str | Path) -> None:
     """Write ``plan.json`` and ``model.safetensors``. Nothing is pickled; each file appears whole or not at all."""
     folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in pruned.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as tied parameters do.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in pruned.state_dict().items()}
     write_whole(folder / "model.safetensors", save_tensors(tensors))
     write_whole(folder / "plan.json", plan.to_json().encode())
 
@@ -212,10 +228,9 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     parameter = next(model.parameters())
     sample = torch.zeros(plan.input_shape, dtype=parameter.dtype, device=parameter.device)
     pruned = prune(model, plan, sample, verify=False)
-    tensors = load_tensors((folder / "model.safetensors").read_bytes())
     try:
-        pruned.load_state_dict(tensors)
-    except RuntimeError as error:
+        pruned.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{folder / 'model.safetensors'} does not fit the network: {error}") from error
     return pruned
 
@@ -229,27 +244,39 @@ def _deviation_from_mask(
         mask = torch.zeros(group.n_players, dtype=torch.bool)
         mask[plan.kept(name)] = True
         coalitions.append((group, mask))
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluation_mode(model):
         reference = masked_outputs(model, coalitions, inputs)
-    finally:
-        model.train(was_training)
     return relative_deviation(pruned(inputs), reference)
 
 
-def _prunable_group(model: nn.Module, name: str, sample: Tensor) -> Group:
-    group = find_group(model, name, sample)
-    if not group.prunable:
-        raise GroupError(f"group {group.name!r} cannot be pruned exactly: {group.reason}")
-    return group
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while this is open; then the mode of each module is put back, since they may differ."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
-def _number_kept(group: Group, keep: float | Mapping[str, int | float]) -> int:
+def _prunable_groups(model: nn.Module, names: Iterable[str], sample: Tensor) -> list[Group]:
+    found = find_groups(model, sample)
+    groups = [pick_group(found, name) for name in names]
+    for group in groups:
+        if not group.prunable:
+            raise GroupError(f"group {group.name!r} cannot be pruned exactly: {group.reason}")
+    return groups
+
+
+def _number_kept(group: Group, name: str, keep: float | Mapping[str, int | float]) -> int:
     if isinstance(keep, Mapping):
-        if group.name not in keep:
-            raise ValueError(f"keep must name every group, got nothing for {group.name!r}")
-        keep = keep[group.name]
+        if name not in keep:
+            raise ValueError(f"keep must name every group, got nothing for {name!r}")
+        keep = keep[name]
+    elif not isinstance(keep, float):
+        raise ValueError(f"keep must be a share in (0, 1] or map groups to numbers of channels, got {keep!r}")
     if isinstance(keep, float):
         if not 0 < keep <= 1:
             raise ValueError(f"keep must be a share in (0, 1] or a number of channels, got {keep}")
@@ -259,8 +286,12 @@ def _number_kept(group: Group, keep: float | Mapping[str, int | float]) -> int:
     return int(keep)
 
 
-def _check_channels(group: str, channels: list[int], n_players: int) -> None:
-    if sorted(set(channels)) != channels or (channels and not 0 <= channels[0] <= channels[-1] < n_players):
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_channels(group: str, channels: Any, n_players: int) -> None:
+    if not _are_counts(channels) or sorted(set(channels)) != channels or (channels and channels[-1] >= n_players):
         raise ValueError(
             f"a plan must remove ascending channels of {group!r} from 0 to {n_players - 1}, got {channels}"
         )
