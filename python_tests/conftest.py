@@ -18,6 +18,12 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads() -> None:
+    """The same number of threads wherever the tests run."""
+    torch.set_num_threads(2)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """A generator of its own for each test; draws are on the CPU, so that devices see the same numbers."""

@@ -20,3 +20,16 @@ def assert_close(op: str, actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(
         actual.double(), expected.double().to(actual.device), rtol=relative, atol=absolute, equal_nan=True
     )
+
+
+MASKED_IS_PRUNED = 1e-5
+"""Greatest difference between a masked and a pruned network's outputs, as a share of the greatest output."""
+
+PATHS_AGREE = (1e-5, 1e-5)
+"""Payoffs of the three paths: relative and absolute."""
+
+CHUNKS_AGREE = (1e-6, 1e-6)
+"""Payoffs from chunks of different sizes: relative and absolute."""
+
+STANDARD_ERRORS = 5
+"""How many of its own standard errors an estimate may be off."""
