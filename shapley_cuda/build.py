@@ -64,7 +64,7 @@ def build_info() -> BuildInfo:
         cuda_version=_C.cuda_version,
         cuda_archs=tuple(_C.cuda_archs.split()),
         torch_built=_C.torch_version,
-        torch_running=torch.__version__,
+        torch_running=str(torch.__version__),
         cpu_isa=_C.cpu_isa(),
         threads=torch.get_num_threads(),
         devices=("cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(gpus))),
