@@ -283,7 +283,7 @@ class ChannelGame:
             raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
         if self.n_players == 1:
             return
-        # No regular pattern: every other channel, say, looks the same after a flip or in two halves. This draw has none.
+        # No regular pattern: every other channel looks the same after a flip or in two halves. This draw has none.
         kept = ops.sample_permutations(0, 1, 1, self.n_players)[0] % 2 == 0
         name, removed = self.group.name, (~kept).nonzero().flatten().tolist()
         try:

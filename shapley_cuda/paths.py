@@ -257,6 +257,8 @@ class WalkPath:
         layer = model.get_submodule(consumer.name)
         if type(layer) is not nn.Linear:
             raise PathError(f"consumer {consumer.name} is a {type(layer).__name__}, not an nn.Linear")
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise PathError(f"consumer {consumer.name} has hooks of its own, which a walk kernel would not run")
         columns = _columns_by_player(consumer.player_of_input, group.n_players)
         split = _Split(model, inputs, {consumer.name: consumer}, replace_roots=True)
         if len(split.roots) != 1:
@@ -280,9 +282,20 @@ class WalkPath:
         return self._suffix(None, sample_index.repeat_interleave(steps), *self._boundary, rows)
 
 
+class _Tracer(fx.Tracer):
+    """Keeps convolutions and linear layers whole, subclasses of them included: a consumer has to appear as a call."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        readers = (nn.Linear, nn.modules.conv._ConvNd)
+        return isinstance(m, readers) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _trace(model: nn.Module) -> fx.GraphModule:
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise PathError("the network has hooks of its own, which torch.fx would not see")
     try:
-        traced = fx.symbolic_trace(model)
+        tracer = _Tracer()
+        traced = fx.GraphModule(model, tracer.trace(model))
     except Exception as error:  # whatever the model's Python does under tracing
         raise PathError(f"torch.fx cannot trace the network: {type(error).__name__}: {error}") from error
     placeholders = [n for n in traced.graph.nodes if n.op == "placeholder"]

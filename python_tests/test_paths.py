@@ -1,0 +1,323 @@
+"""Walk, suffix and hook path give the same numbers; what a path cannot run it refuses, with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from architectures import FAMILIES, N_CLASSES, UNUSUAL, build, prepared
+from tolerances import PATHS_AGREE
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import shapley_cuda as sc
+from shapley_cuda.game import masks_of_walks
+from shapley_cuda.paths import masked, masked_outputs, relative_deviation
+
+PATHS = ("walk", "suffix", "hook")
+
+
+def image_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """For networks whose output is an image: they have no classes."""
+    return (outputs.flatten(1).mean(1) - targets) ** 2
+
+
+def metric_for(outputs: Tensor) -> str | Callable[[Tensor, Tensor], Tensor]:
+    return "cross_entropy" if outputs.dim() == 2 else image_loss
+
+
+def assert_payoffs_agree(actual: Tensor, expected: Tensor) -> None:
+    relative, absolute = PATHS_AGREE
+    torch.testing.assert_close(actual, expected, rtol=relative, atol=absolute)
+
+
+def games_of_all_paths(
+    model: nn.Module, group: str | sc.Group, data: tuple[Tensor, Tensor], metric: object = "cross_entropy"
+) -> dict[str, sc.ChannelGame]:
+    games = {}
+    for path in PATHS:
+        try:
+            games[path] = sc.ChannelGame(model, group, data, metric=metric, path=path)
+        except sc.PathError:
+            continue
+    return games
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *UNUSUAL])
+def test_paths_every_family_agree_on_walks_rows_and_shared_coalitions(family: str, device: str) -> None:
+    model, inputs, targets = build(family)
+    model, inputs, targets = model.to(device), inputs.to(device), targets.to(device)
+    n_compared = 0
+    for group in sc.find_groups(model, inputs[:1]):
+        if not group.prunable:
+            continue
+        games = games_of_all_paths(model, group, (inputs, targets), metric_for(model(inputs)))
+        permutations, samples = sc.WalkSampler(group.n_players, len(inputs)).walks(0, 8, device)
+        masks = masks_of_walks(permutations).flatten(0, 1)
+        rows = samples.repeat_interleave(group.n_players + 1)
+        walks = games["hook"].walk_values(permutations, samples)
+        means = games["hook"](masks[:10])
+        for game in games.values():
+            assert_payoffs_agree(game.walk_values(permutations, samples), walks)
+            assert_payoffs_agree(game.row_values(masks, rows), walks.flatten())
+            assert_payoffs_agree(game(masks[:10]), means)
+            n_compared += 1
+        if family != "branching":
+            assert "suffix" in games
+        assert walks.std() > 1e-4  # else agreement would mean nothing
+    assert n_compared >= 2
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_paths_head_with_each_metric_agree(freeze: bool) -> None:
+    model, inputs, targets = build("vgg")
+    model.requires_grad_(not freeze)
+    permutations, samples = sc.WalkSampler(8, len(inputs)).walks(0, 12)
+    wishes = torch.randn(len(inputs), N_CLASSES, generator=torch.Generator().manual_seed(1))
+    for metric, wanted in (("cross_entropy", targets), ("accuracy", targets), ("squared_error", wishes)):
+        games = games_of_all_paths(model, "13", (inputs, wanted), metric)
+        assert set(games) == set(PATHS)
+        reference = games["hook"].walk_values(permutations, samples)
+        for game in games.values():
+            values = game.walk_values(permutations, samples)
+            assert not values.requires_grad
+            assert_payoffs_agree(values, reference)
+
+
+def test_paths_channels_last_input_agree() -> None:
+    model, inputs, targets = build("resnet_basic")
+    permutations, samples = sc.WalkSampler(8, len(inputs)).walks(0, 6)
+    expected = sc.ChannelGame(model, "3.conv2.0", (inputs, targets)).walk_values(permutations, samples)
+    last = inputs.to(memory_format=torch.channels_last)
+    for game in games_of_all_paths(model, "3.conv2.0", (last, targets)).values():
+        assert_payoffs_agree(game.walk_values(permutations, samples), expected)
+
+
+def test_auto_path_takes_the_fastest_and_says_why_not_the_others() -> None:
+    model, inputs, targets = build("chain")
+    assert sc.ChannelGame(model, "fc1", (inputs, targets)).path == "walk"
+    game = sc.ChannelGame(model, "conv1", (inputs, targets))
+    assert game.path == "suffix"
+    assert "not the walk path: consumer conv2 is a Conv2d, not an nn.Linear" in game.describe()
+
+
+def test_auto_path_data_dependent_branch_falls_back_to_hooks_and_says_why() -> None:
+    model, inputs, targets = build("branching")
+    game = sc.ChannelGame(model, "conv1", (inputs, targets))
+    assert game.path == "hook"
+    assert re.search(
+        "not the suffix path: torch.fx cannot trace the network: TraceError: .*control flow", game.describe()
+    )
+    with pytest.raises(sc.PathError, match=r"^torch\.fx cannot trace the network: "):
+        sc.ChannelGame(model, "conv1", (inputs, targets), path="suffix")
+
+
+class TwoLayers(nn.Module):
+    """Two linear layers and whatever forward does with them."""
+
+    def __init__(self, forward: Callable[[TwoLayers, Tensor], Tensor], second: nn.Module | None = None) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(10, 8), second or nn.Linear(8, 6), nn.Linear(6, N_CLASSES)
+        self._forward = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(self, x)
+
+
+class OwnLinear(nn.Linear):
+    """A subclass may compute anything."""
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (
+            TwoLayers(lambda m, x: m.fc3(torch.relu(m.fc2(m.fc1(x).relu()) + m.fc2(m.fc1(x).tanh())))),
+            "consumer fc2 is called 2 times in one forward pass",
+        ),
+        (
+            TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()[:, None]).squeeze(1).relu())),
+            "the input of fc2 has 3 dimensions, a walk kernel needs 2",
+        ),
+        (
+            TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()).relu()), OwnLinear(8, 6)),
+            "consumer fc2 is a OwnLinear, not an nn.Linear",
+        ),
+        (
+            TwoLayers(lambda m, x: m.fc3(m.fc2(torch.cat([m.fc1(x).relu(), x], 1)).relu()), nn.Linear(18, 6)),
+            "the consumer also reads channels of another group",
+        ),
+    ],
+)
+def test_walk_path_what_it_cannot_run_is_refused_with_the_reason(model: TwoLayers, reason: str) -> None:
+    model = prepared(model)
+    inputs = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    data = (inputs, torch.arange(5) % N_CLASSES)
+    with pytest.raises(sc.PathError, match=re.escape(reason)):
+        sc.ChannelGame(model, "fc1", data, path="walk")
+    games = games_of_all_paths(model, "fc1", data)
+    assert set(games) == {"suffix", "hook"}
+    permutations, samples = sc.WalkSampler(8, 5).walks(0, 4)
+    assert_payoffs_agree(*(game.walk_values(permutations, samples) for game in games.values()))
+
+
+def test_walk_path_residual_around_the_consumer_agrees() -> None:
+    # The consumer's reader also reads values of the prefix, which the suffix must gather for each row.
+    model = prepared(TwoLayers(lambda m, x: m.fc3(torch.relu(m.fc2(m.fc1(x).relu()) + x[:, :6]) * x.shape[1])))
+    inputs = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    games = games_of_all_paths(model, "fc1", (inputs, torch.arange(5)))
+    assert set(games) == set(PATHS)
+    permutations, samples = sc.WalkSampler(8, 5).walks(0, 10)
+    values = [game.walk_values(permutations, samples) for game in games.values()]
+    assert_payoffs_agree(values[0], values[2])
+    assert_payoffs_agree(values[1], values[2])
+
+
+def test_walk_path_consumer_with_a_hook_of_its_own_is_left_to_the_suffix_path() -> None:
+    model, inputs, targets = build("chain")
+    model.fc2.register_forward_hook(lambda layer, args, output: output * 2)
+    games = games_of_all_paths(model, "fc1", (inputs, targets))
+    assert set(games) == {"suffix", "hook"}
+    permutations, samples = sc.WalkSampler(9, len(inputs)).walks(0, 4)
+    assert_payoffs_agree(*(game.walk_values(permutations, samples) for game in games.values()))
+
+
+def test_auto_path_network_with_a_hook_of_its_own_is_left_to_hooks() -> None:
+    model, inputs, targets = build("chain")
+    model.register_forward_hook(lambda layer, args, output: output * 2)
+    game = sc.ChannelGame(model, "conv1", (inputs, targets))
+    assert game.path == "hook"
+    with torch.no_grad():
+        expected = -F.cross_entropy(model(inputs), targets)
+    assert game(torch.ones(1, 6, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Upsampler(nn.Module):
+    """Calls a transposed convolution with an argument beside its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 6, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(6, N_CLASSES, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(F.relu(self.down(x)), output_size=x.shape[2:]).mean((2, 3))
+
+
+def test_paths_consumer_with_further_arguments_agree() -> None:
+    model = prepared(Upsampler())
+    inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert model.up(model.down(inputs)).shape[2:] == (7, 7)  # without its further argument
+    games = games_of_all_paths(model, "down", (inputs, torch.arange(4)))
+    assert set(games) == {"suffix", "hook"}
+    permutations, samples = sc.WalkSampler(6, 4).walks(0, 8)
+    assert_payoffs_agree(*(game.walk_values(permutations, samples) for game in games.values()))
+
+
+class Scaled(nn.Module):
+    """Takes a second argument, which has a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(10, 8), nn.Linear(8, N_CLASSES)
+
+    def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+        return self.fc2(F.relu(self.fc1(x * scale))) * scale
+
+
+def test_paths_argument_with_a_default_agree() -> None:
+    model = prepared(Scaled())
+    inputs = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    game = sc.ChannelGame(model, "fc1", (inputs, torch.arange(4)))
+    with torch.no_grad():
+        expected = -F.cross_entropy(model(inputs), torch.arange(4))
+    assert game(torch.ones(1, 8, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+class Folded(nn.Module):
+    """Folds the tokens of a sample into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.relu(self.fc2(F.relu(self.fc1(x.flatten(0, 1)))))
+        return self.fc3(tokens.view(x.shape[0], x.shape[1], -1).mean(1))
+
+
+@pytest.mark.parametrize("path", ["auto", "hook", "suffix"])
+def test_paths_network_that_folds_into_the_batch_is_refused_with_the_reason(path: str) -> None:
+    model = prepared(Folded())
+    inputs = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(sc.PathError, match=r"got 5 entries for 1 rows: the network folds another dimension"):
+        sc.ChannelGame(model, "fc1", (inputs, torch.arange(3)), path=path)
+    assert sc.ChannelGame(model, "fc2", (inputs, torch.arange(3))).path == "walk"
+
+
+def test_suffix_path_runs_the_prefix_once_per_sample() -> None:
+    model, inputs, targets = build("resnet_basic")
+    rows_seen: dict[str, int] = {"3.conv1.0": 0, "4.conv1.0": 0}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            rows_seen[name] += args[0].shape[0]
+
+        return hook
+
+    game = sc.ChannelGame(model, "3.conv1.0", (inputs, targets))
+    handles = [model.get_submodule(name).register_forward_pre_hook(count(name)) for name in rows_seen]
+    permutations, samples = sc.WalkSampler(8, len(inputs)).walks(0, 10)
+    game.walk_values(permutations, samples)
+    for handle in handles:
+        handle.remove()
+    assert rows_seen == {"3.conv1.0": 0, "4.conv1.0": 10 * 9}
+
+
+def test_masked_hooks_are_gone_after_an_error() -> None:
+    model, inputs, _ = build("chain")
+    group = sc.find_group(model, "conv1", inputs[:1])
+    expected = model(inputs)
+    with pytest.raises(RuntimeError):
+        masked_outputs(model, [(group, torch.ones(6, dtype=torch.bool))], inputs[:, :, :2])
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(model(inputs), expected)
+
+
+def test_masked_consumer_that_is_never_called_is_reported() -> None:
+    model, inputs, _ = build("chain")
+    masks = torch.ones(len(inputs), 6, dtype=torch.bool)
+    with pytest.raises(sc.PathError, match="never called as a module"), masked([(model.conv2, torch.arange(6))], masks):
+        model.conv1(inputs)
+
+
+def test_masked_outputs_full_coalition_is_the_network_itself() -> None:
+    for family in FAMILIES:
+        model, inputs, _ = build(family)
+        everyone = [
+            (group, torch.ones(group.n_players, dtype=torch.bool))
+            for group in sc.find_groups(model, inputs[:1])
+            if group.prunable
+        ]
+        assert torch.equal(masked_outputs(model, everyone, inputs), model(inputs)), family
+
+
+def test_masked_outputs_removed_channel_that_is_not_finite_has_no_influence() -> None:
+    model, inputs, _ = build("chain")
+    group = sc.find_group(model, "conv1", inputs[:1])
+    mask = torch.tensor([True, True, False, True, True, True])
+    expected = masked_outputs(model, [(group, mask)], inputs)
+    with torch.no_grad():
+        model.conv1.bias[2] = float("inf")
+    assert torch.equal(masked_outputs(model, [(group, mask)], inputs), expected)
+
+
+def test_relative_deviation_is_measured_against_the_largest_reference() -> None:
+    reference = torch.tensor([1.0, -4.0])
+    assert relative_deviation(reference, reference) == 0.0
+    assert relative_deviation(torch.tensor([1.0, -3.0]), reference) == 0.25
+    assert relative_deviation(torch.zeros(3), reference) == float("inf")
+    assert relative_deviation(torch.tensor([float("nan"), 1.0]), reference) == float("inf")
+    assert relative_deviation(torch.zeros(2), torch.zeros(2)) == 0.0
