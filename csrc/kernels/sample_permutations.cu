@@ -6,10 +6,10 @@ namespace shapley {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 4 * kThreads;  // keys in shared memory at a time; every thread draws one block of four
+constexpr uint32_t kTile = 4 * kThreads;  // keys in shared memory at a time; every thread draws one block of four
 
 __global__ void __launch_bounds__(kThreads) sample_permutations_kernel(SamplePermutationsParams p) {
-  __shared__ __align__(16) uint32_t keys[kTile];
+  __shared__ uint4 keys[kThreads];
   const uint64_t base = (p.antithetic ? p.first / 2 : p.first) + blockIdx.x;
   const uint32_t n = static_cast<uint32_t>(p.n_players);
   const uint32_t player = blockIdx.y * kThreads + threadIdx.x;
@@ -19,14 +19,21 @@ __global__ void __launch_bounds__(kThreads) sample_permutations_kernel(SamplePer
   uint32_t rank = 0;
   for (uint32_t tile = 0; tile < n; tile += kTile) {
     __syncthreads();  // all have counted through the tile before
-    const PhiloxWords four = walk_keys(p.seed, base, tile / 4 + threadIdx.x);
-    *reinterpret_cast<uint4*>(keys + 4 * threadIdx.x) = make_uint4(four.x, four.y, four.z, four.w);
+    const uint32_t drawn = tile + 4 * threadIdx.x;
+    const PhiloxWords four = walk_keys(p.seed, base, drawn / 4);
+    // Keys of no player are the greatest, and come before nobody.
+    keys[threadIdx.x] = make_uint4(drawn < n ? four.x : ~0u, drawn + 1 < n ? four.y : ~0u, drawn + 2 < n ? four.z : ~0u,
+                                   drawn + 3 < n ? four.w : ~0u);
     __syncthreads();
     const uint32_t size = n - tile < kTile ? n - tile : kTile;
     // An equal key counts where its player comes first: those below `equal` in this tile.
     const uint32_t equal = player > tile ? player - tile : 0;
-    for (uint32_t i = 0; i < size; ++i) {
-      rank += keys[i] < own_key || (keys[i] == own_key && i < equal);
+    for (uint32_t i = 0; i < size; i += 4) {
+      const uint4 key = keys[i / 4];
+      rank += key.x < own_key || (key.x == own_key && i < equal);
+      rank += key.y < own_key || (key.y == own_key && i + 1 < equal);
+      rank += key.z < own_key || (key.z == own_key && i + 2 < equal);
+      rank += key.w < own_key || (key.w == own_key && i + 3 < equal);
     }
   }
   if (player >= n) return;
