@@ -5,6 +5,7 @@ No pytest here: other_torch.py runs the samples where only torch is installed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,3 +114,66 @@ def _(generator: torch.Generator) -> Arguments:
 def _(generator: torch.Generator) -> Arguments:
     values = torch.randn(130, 8, generator=generator, dtype=torch.float64)
     return (values, random_permutations(130, 7, generator)), {"block": 2}
+
+
+def linear_head(
+    n_samples: int, shape: tuple[int, ...], n_outputs: int, generator: torch.Generator, flat: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw features [N, *shape], weight of a flattened head or of one on the mean, bias and classes."""
+    columns = math.prod(shape) if flat else shape[0]
+    features = torch.randn(n_samples, *shape, generator=generator).relu()
+    weight = torch.randn(n_outputs, columns, generator=generator) / columns**0.5
+    bias = torch.randn(n_outputs, generator=generator)
+    return features, weight, bias, torch.randint(0, n_outputs, (n_samples,), generator=generator)
+
+
+@sample("masked_eval: many masks, mean")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, bias, targets = linear_head(70, (33,), 10, generator)
+    masks = torch.rand(300, 33, generator=generator) > 0.5
+    return (features, masks, weight, bias, targets), {"baseline": torch.rand(70, generator=generator)}
+
+
+@sample("masked_eval: few masks, mean")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, _, _ = linear_head(900, (33, 4), 33, generator)
+    masks, targets = torch.rand(5, 33, generator=generator) > 0.5, torch.randn(900, 33, generator=generator)
+    return (features, masks, weight, None, targets), {"metric": "squared_error"}
+
+
+@sample("masked_eval: own samples")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, bias, targets = linear_head(5, (33, 4), 10, generator, flat=False)
+    masks, samples = torch.rand(300, 33, generator=generator) > 0.5, torch.randint(0, 5, (300,), generator=generator)
+    return (features, masks, weight, bias, targets), {
+        "sample_index": samples,
+        "baseline": torch.rand(5, generator=generator),
+    }
+
+
+@sample("permutation_eval: one position")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, bias, targets = linear_head(7, (33,), 10, generator)
+    samples = torch.randint(0, 7, (300,), generator=generator)
+    return (features, random_permutations(300, 33, generator), weight, bias, targets, samples), {}
+
+
+@sample("permutation_eval: several positions")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, _, targets = linear_head(7, (20, 4), 33, generator)
+    samples = torch.randint(0, 7, (100,), generator=generator)
+    return (features, random_permutations(100, 20, generator), weight, None, targets, samples), {"metric": "accuracy"}
+
+
+@sample("permutation_linear: one position")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, bias, _ = linear_head(7, (33,), 10, generator)
+    samples = torch.randint(0, 7, (300,), generator=generator)
+    return (features, random_permutations(300, 33, generator), weight, bias, samples), {}
+
+
+@sample("permutation_linear: several positions")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, _, _ = linear_head(7, (20, 4), 33, generator)
+    samples = torch.randint(0, 7, (100,), generator=generator)
+    return (features, random_permutations(100, 20, generator), weight, None, samples), {}

@@ -74,3 +74,71 @@ def sample_permutations(seed: int, first: int, count: int, n_players: int, antit
         order = sorted(range(n_players), key=lambda c: (words[c], c))
         rows.append(order[::-1] if antithetic and walk % 2 else order)
     return torch.tensor(rows, dtype=torch.int32).reshape(count, n_players)
+
+
+def contributions(features: Tensor, weight: Tensor) -> Tensor:
+    """What each channel of each sample adds to a head's outputs, float64 [N, C, K]."""
+    x, w = features.double(), weight.double()
+    if x.dim() == 3 and w.shape[1] == x.shape[1]:
+        x = x.mean(2)
+    x = x.reshape(x.shape[0], x.shape[1], -1)
+    return torch.einsum("ncs,kcs->nck", x, w.reshape(w.shape[0], x.shape[1], -1))
+
+
+def masked_outputs(added: Tensor, masks: Tensor, bias: Tensor | None) -> Tensor:
+    """Outputs [M, K] of one sample, from its contributions [C, K], under each mask. Absent players add nothing."""
+    present = torch.where(masks[:, :, None], added[None], torch.zeros((), dtype=added.dtype, device=added.device))
+    return present.sum(1) if bias is None else present.sum(1) + bias.double()
+
+
+def masked_eval(
+    features: Tensor,
+    masks: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    sample_index: Tensor | None = None,
+    baseline: Tensor | None = None,
+    metric: str = "cross_entropy",
+) -> Tensor:
+    added = contributions(features, weight)
+    values = torch.stack(
+        [
+            row_metric(
+                masked_outputs(added[n], masks, bias), targets[n : n + 1].expand(len(masks), *targets[n].shape), metric
+            )
+            - (0.0 if baseline is None else baseline[n].double())
+            for n in range(len(features))
+        ]
+    )
+    if sample_index is None:
+        return values.mean(0)
+    return values[sample_index, torch.arange(len(masks), device=masks.device)]
+
+
+def permutation_linear(
+    features: Tensor, permutations: Tensor, weight: Tensor, bias: Tensor | None, sample_index: Tensor
+) -> Tensor:
+    rows, n_players = permutations.shape
+    joined = contributions(features, weight)[sample_index].gather(
+        1, permutations.long()[:, :, None].expand(rows, n_players, weight.shape[0])
+    )
+    outputs = joined.new_zeros(rows, n_players + 1, weight.shape[0])
+    for step in range(n_players):
+        outputs[:, step + 1] = outputs[:, step] + joined[:, step]
+    return outputs if bias is None else outputs + bias.double()
+
+
+def permutation_eval(
+    features: Tensor,
+    permutations: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    sample_index: Tensor,
+    *,
+    metric: str = "cross_entropy",
+) -> Tensor:
+    outputs = permutation_linear(features, permutations, weight, bias, sample_index)
+    return torch.stack([row_metric(step, targets[sample_index], metric) for step in outputs.unbind(1)], 1)

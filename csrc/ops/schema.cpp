@@ -8,6 +8,15 @@ STABLE_TORCH_LIBRARY(shapley, library) {
       "str metric=\"cross_entropy\") -> Tensor");
   library.def("marginals(Tensor values, Tensor permutations, *, int block=1) -> (Tensor, Tensor)");
   library.def(
+      "masked_eval(Tensor features, Tensor masks, Tensor weight, Tensor? bias, Tensor targets, *, "
+      "Tensor? sample_index=None, Tensor? baseline=None, str metric=\"cross_entropy\") -> Tensor");
+  library.def(
+      "permutation_eval(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor targets, "
+      "Tensor sample_index, *, str metric=\"cross_entropy\") -> Tensor");
+  library.def(
+      "permutation_linear(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor sample_index) "
+      "-> Tensor");
+  library.def(
       "sample_permutations(int seed, int first, int count, int n_players, *, bool antithetic=False, "
       "Device? device=None) -> Tensor");
 }
