@@ -55,7 +55,7 @@ def demo(
             network, keep, out, tolerance=tolerance, epochs=epochs, seed=seed, device=device, report=display.show
         )
     console = Console()
-    console.width = max(console.width, 96)  # wide enough for the table; a narrow terminal wraps its lines itself
+    console.width = max(console.width, 110)  # wide enough for the table; a narrow terminal wraps its lines itself
     title = f"{network} on Fashion-MNIST: 1,000 test images, {epochs} epochs of retraining on 4,000"
     console.print(results_table(result.rows, LATENCY_BATCH, title))
     console.print(f"pruned by Shapley value: {result.plan}", highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from .datasets import fashion_mnist_subset
 from .estimate import Estimate
@@ -18,7 +18,7 @@ from .game import ChannelGame
 from .groups import find_groups
 from .networks import pretrained
 from .rankers import RankingProgress, rank
-from .report import ResultRow, accuracy_curve, measure_latency, plot_results
+from .report import ResultRow, accuracy_curve, measure_latencies, method_label, plot_results
 from .surgery import PruningPlan, count_macs, count_parameters, plan_pruning, prune, save_pruned
 from .training import Progress as TrainingProgress
 from .training import evaluate, train
@@ -59,64 +59,50 @@ def run_demo(
         report: is told about progress.
     """
     model = pretrained(network).to(device)
-    images, labels = (t.to(device) for t in fashion_mnist_subset("rank"))
-    test_images, test_labels = fashion_mnist_subset("test")
-    test = (test_images.to(device), test_labels.to(device))
+    images, labels = fashion_mnist_subset("rank").to(device)
+    test = fashion_mnist_subset("test").to(device)
     groups = [g for g in find_groups(model, images[:1]) if g.prunable]
     estimates: dict[str, dict[str, Estimate]] = {"permutation": {}, "magnitude": {}, "random": {}}
     for group in groups:
         game = ChannelGame(model, group, (images, labels))
-        doing = f"ranking {group.name}, {group.n_players} channels"
-        estimates["permutation"][group.name] = rank(
-            game, tolerance=tolerance, seed=seed, on_progress=partial(report, doing)
-        )
+        doing = partial(report, f"ranking {group.name}, {group.n_players} channels")
+        estimates["permutation"][group.name] = rank(game, tolerance=tolerance, seed=seed, on_progress=doing)
         estimates["magnitude"][group.name] = rank(game, "magnitude")
         estimates["random"][group.name] = rank(game, "random", seed=seed)
-    n_channels = sum(g.n_players for g in groups)
-    rows = [_row("unpruned", model, None, (n_channels, n_channels), test, None)]
-    plans: dict[str, PruningPlan] = {}
-    for method, by_group in estimates.items():
-        doing = f"pruning and retraining after the {method} ranking"
-        plans[method] = plan_pruning(model, by_group, keep, images)
-        pruned = prune(model, plans[method], images[:100])
-        retrained = copy.deepcopy(pruned)
+
+    plans = {method: plan_pruning(model, ranked, keep, images) for method, ranked in estimates.items()}
+    pruned = {method: prune(model, plan, images[:100]) for method, plan in plans.items()}
+    retrained: dict[str, nn.Module] = {}
+    for method, network_before in pruned.items():
+        retrained[method] = copy.deepcopy(network_before)
         if epochs:
-            train(
-                retrained, *fashion_mnist_subset("train"), epochs=epochs, seed=seed,
-                progress=partial(report, doing),
-            )  # fmt: skip
-        seconds = sum(e.seconds for e in by_group.values())
-        kept = sum(len(plans[method].kept(g.name)) for g in groups)
-        rows.append(_row(method, pruned, retrained if epochs else None, (kept, n_channels), test, seconds))
-        save_pruned(retrained, plans[method], folder / method)
-        for name, estimate in by_group.items():
+            doing = partial(report, f"retraining after {method_label(method)} pruning")
+            train(retrained[method], *fashion_mnist_subset("train"), epochs=epochs, seed=seed, progress=doing)
+        save_pruned(retrained[method], plans[method], folder / method)
+        for name, estimate in estimates[method].items():
             estimate.save(folder / method / f"values-{name}.json")
-    report("measuring accuracy against size", None)
-    curves = [accuracy_curve(model, by_group, test, _CURVE_SHARES) for by_group in estimates.values()]
+
+    report("measuring latency and accuracy against size", None)
+    networks = {"unpruned": model} | pruned
+    latencies = measure_latencies(list(networks.values()), test[0][:LATENCY_BATCH])
+    n_channels = sum(g.n_players for g in groups)
+    rows = [
+        ResultRow(
+            method=method,
+            kept=(sum(len(plans[method].kept(g.name)) for g in groups) if method in plans else n_channels, n_channels),
+            parameters=count_parameters(measured),
+            macs=count_macs(measured, images[:1]),
+            latency_ms=latency,
+            accuracy_before=evaluate(measured, *test).accuracy,
+            accuracy_after=evaluate(retrained[method], *test).accuracy if epochs and method in retrained else None,
+            ranking_seconds=sum(e.seconds for e in estimates[method].values()) if method in estimates else None,
+        )
+        for (method, measured), latency in zip(networks.items(), latencies, strict=True)
+    ]
+    curves = [accuracy_curve(model, ranked, test, _CURVE_SHARES) for ranked in estimates.values()]
     title = f"{network} on Fashion-MNIST, {keep:.0%} of the channels kept"
-    largest = max((g for g in groups if g.n_players <= 128), key=lambda g: g.n_players, default=groups[0])
-    plot_results(folder / "plot.png", title, rows, curves, estimates["permutation"][largest.name], plans["permutation"])
+    shown = max((g for g in groups if g.n_players <= 128), key=lambda g: g.n_players, default=groups[0]).name
+    plot_results(folder / "plot.png", title, rows, curves, estimates["permutation"][shown], plans["permutation"])
     record = {"title": title, "rows": [asdict(r) for r in rows], "curves": [asdict(c) for c in curves]}
     write_whole(folder / "results.json", json.dumps(record, indent=1).encode())
     return DemoResult(rows, folder, plans["permutation"])
-
-
-def _row(
-    method: str,
-    model: nn.Module,
-    retrained: nn.Module | None,
-    kept: tuple[int, int],
-    test: tuple[Tensor, Tensor],
-    ranking_seconds: float | None,
-) -> ResultRow:
-    images = test[0]
-    return ResultRow(
-        method=method,
-        kept=kept,
-        parameters=count_parameters(model),
-        macs=count_macs(model, images[:1]),
-        latency_ms=measure_latency(model, images[:LATENCY_BATCH]),
-        accuracy_before=evaluate(model, *test).accuracy,
-        accuracy_after=None if retrained is None else evaluate(retrained, *test).accuracy,
-        ranking_seconds=ranking_seconds,
-    )

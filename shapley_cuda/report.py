@@ -21,7 +21,7 @@ from .surgery import PruningPlan
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["AccuracyCurve", "ResultRow", "accuracy_curve", "measure_latency", "plot_results", "results_table"]
+__all__ = ["AccuracyCurve", "ResultRow", "accuracy_curve", "measure_latencies", "plot_results", "results_table"]
 
 # Colours that remain apart for colour-blind readers (Okabe and Ito), one for each method.
 _COLOURS = {"permutation": "#0072B2", "magnitude": "#D55E00", "random": "#7F7F7F"}
@@ -92,18 +92,21 @@ def results_table(rows: Sequence[ResultRow], batch_size: int, title: str) -> Tab
 
 
 @torch.no_grad()
-def measure_latency(model: nn.Module, batch: Tensor, repeats: int = 15) -> float:
-    """Median time in milliseconds of one forward pass of ``batch``, after a warm-up."""
-    times = []
-    for _ in range(repeats + 3):
-        if batch.is_cuda:
-            torch.cuda.synchronize(batch.device)
-        start = time.perf_counter()
-        model(batch)
-        if batch.is_cuda:
-            torch.cuda.synchronize(batch.device)
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times[3:])
+def measure_latencies(models: Sequence[nn.Module], batch: Tensor, repeats: int = 31) -> list[float]:
+    """Median time in milliseconds that each model takes for ``batch``, after a warm-up. The models take turns, so that
+    whatever else the machine does slows all of them alike."""
+    times: list[list[float]] = [[] for _ in models]
+    for repeat in range(repeats + 3):
+        for model, taken in zip(models, times, strict=True):
+            if batch.is_cuda:
+                torch.cuda.synchronize(batch.device)
+            start = time.perf_counter()
+            model(batch)
+            if batch.is_cuda:
+                torch.cuda.synchronize(batch.device)
+            if repeat >= 3:
+                taken.append(time.perf_counter() - start)
+    return [1e3 * statistics.median(taken) for taken in times]
 
 
 @torch.no_grad()

@@ -178,7 +178,7 @@ def train(
                     optimizer.zero_grad()
                     logits = model(batch)
                     loss = F.cross_entropy(logits, target)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()
                     optimizer.step()
                     step += 1
                     n_seen += len(chosen)
