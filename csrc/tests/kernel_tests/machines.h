@@ -72,10 +72,10 @@ void check_machines(const std::string& which, const std::vector<Expected>& expec
       if (within(static_cast<double>(got[i]), expected[i])) continue;
       if (n_wrong++ == 0) first_wrong = i;
     }
-    if (CHECK(n_wrong == 0, "%s: %zu of %zu", where.c_str(), n_wrong, got.size()) == false) {
-      std::printf("  first [%zu]: %.9g, not %.9g within %.2g\n", first_wrong, static_cast<double>(got[first_wrong]),
-                  expected[first_wrong].value, expected[first_wrong].tolerance);
-    }
+    const double seen = n_wrong > 0 ? static_cast<double>(got[first_wrong]) : 0.0;
+    const Expected wanted = n_wrong > 0 ? expected[first_wrong] : Expected{0.0, 0.0};
+    CHECK(n_wrong == 0, "%s: %zu of %zu, first [%zu]: %.9g, not %.9g within %.2g", where.c_str(), n_wrong, got.size(),
+          first_wrong, seen, wanted.value, wanted.tolerance);
     std::vector<T>& same = first[machine.cuda() ? 3 : machine.isa];
     if (same.empty()) same = got;
     CHECK(got.empty() || std::memcmp(same.data(), got.data(), got.size() * sizeof(T)) == 0,

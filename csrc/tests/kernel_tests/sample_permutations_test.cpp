@@ -80,6 +80,16 @@ TEST(sample_permutations_any_number_of_players_match_sorted_keys) {
   }
 }
 
+TEST(sample_permutations_second_tile_of_keys_matches_sorted_keys) {
+  check_case({2, 0, 1, 1030, true});
+}
+
+// Found by search: two of these walks' players drew the same key.
+TEST(sample_permutations_equal_keys_keep_the_players_order) {
+  for (uint64_t walk : {106276ull, 1134462ull}) check_case({0, walk, 1, 33, false});  // sorted by insertion
+  for (uint64_t walk : {106276ull, 1082169ull}) check_case({0, walk, 1, 64, false});  // by radix
+}
+
 TEST(sample_permutations_far_walks_match_sorted_keys) {
   for (bool antithetic : {false, true}) {
     check_case({1, (1ull << 32) - 2, 5, 33, antithetic});  // the walk's low word runs over
