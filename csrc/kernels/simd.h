@@ -27,6 +27,7 @@ constexpr int kLanes = 4;
 
 typedef float VecF __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
 typedef float VecFUnaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 static inline VecF splat(float x) {
@@ -76,6 +77,13 @@ static inline VecF greater(VecF x, VecF y) {
 #endif
 }
 
+// Whether a lane of a comparison's result holds.
+static inline bool any(VecI holds) {
+  int32_t some = 0;
+  for (int i = 0; i < kLanes; ++i) some |= holds[i];
+  return some != 0;
+}
+
 static inline VecF as_float(VecI x) {
   return reinterpret_cast<VecF>(x);
 }
@@ -101,10 +109,10 @@ static inline VecF exp_nonpositive(VecF x) {
   return p * as_float(as_int(shifted) << 23);
 }
 
-// log(x) for a normal x > 0; a NaN stays.
+// log(x) for a normal x > 0; a NaN stays. Lanes that hold no row may be any bits: hence the unsigned difference.
 static inline VecF log_positive(VecF x) {
   const VecI root_half = splat_int(0x3f3504f3);  // sqrt(1/2): x = 2^e * m with m in [sqrt(1/2), sqrt(2))
-  const VecI above = as_int(x) - root_half;
+  const VecI above = reinterpret_cast<VecI>(reinterpret_cast<VecU>(x) - reinterpret_cast<VecU>(root_half));
   const VecF e = __builtin_convertvector(above >> 23, VecF);
   const VecF f = as_float((above & 0x007fffff) + root_half) - 1.0f;
   VecF p = fma(splat(7.0376836292e-2f), f, splat(-1.1514610310e-1f));
