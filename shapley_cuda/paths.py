@@ -130,8 +130,9 @@ def relative_deviation(outputs: Tensor, reference: Tensor) -> float:
     either has values that are not finite."""
     if outputs.shape != reference.shape:
         return float("inf")
-    difference = (outputs.double() - reference.double()).abs().max()
-    scale = reference.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    outputs, reference = outputs.detach().double(), reference.detach().double()
+    difference = (outputs - reference).abs().max()
+    scale = reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     deviation = float(difference / scale)
     return deviation if deviation == deviation else float("inf")
 

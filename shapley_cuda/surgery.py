@@ -227,7 +227,10 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
     plan = PruningPlan.from_json((folder / "plan.json").read_text())
     parameter = next(model.parameters())
     sample = torch.zeros(plan.input_shape, dtype=parameter.dtype, device=parameter.device)
-    pruned = prune(model, plan, sample, verify=False)
+    try:
+        pruned = prune(model, plan, sample, verify=False)
+    except RuntimeError as error:  # the network cannot even take the plan's input
+        raise ValueError(f"{folder / 'plan.json'} does not fit the network: {error}") from error
     try:
         pruned.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))
     except (RuntimeError, SafetensorError) as error:

@@ -1,0 +1,116 @@
+"""Estimates to JSON and back, and files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shapley_cuda import Estimate
+from shapley_cuda.files import write_whole
+
+
+def an_estimate(**changes: Any) -> Estimate:
+    fields: dict[str, Any] = {
+        "group": "conv1",
+        "method": "permutation",
+        "values": torch.tensor([0.1, -1 / 3, 1e-300, 2.0**60 + 1, 0.0], dtype=torch.float64),
+        "standard_error": torch.tensor([math.pi, 0.0, 5e-324, 1.0, 1e300], dtype=torch.float64),
+        "n_evaluations": 2**40 + 1,
+        "seconds": 0.1 + 0.2,
+        "seed": -(2**63),
+        "stopped": "tolerance",
+        "options": {"tolerance": 0.025, "antithetic": True, "budget": None},
+    }
+    return Estimate(**fields | changes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"standard_error": None, "seed": None, "options": {}}])
+def test_estimate_json_round_trip_keeps_every_bit(changes: dict[str, Any], tmp_path: Path) -> None:
+    estimate = an_estimate(**changes)
+    estimate.save(tmp_path / "deep" / "estimate.json")
+    for again in (Estimate.from_json(estimate.to_json()), Estimate.load(tmp_path / "deep" / "estimate.json")):
+        assert again.values.dtype == torch.float64
+        assert torch.equal(again.values, estimate.values)
+        if estimate.standard_error is None:
+            assert again.standard_error is None
+        else:
+            assert again.standard_error is not None
+            assert torch.equal(again.standard_error, estimate.standard_error)
+        for name in ("group", "method", "n_evaluations", "seconds", "seed", "stopped", "options"):
+            assert getattr(again, name) == getattr(estimate, name)
+
+
+def test_estimate_ranking_is_ascending_and_stable() -> None:
+    values = torch.tensor([0.5, -1.0, 0.5, 0.0, -1.0], dtype=torch.float64)
+    ranking = an_estimate(values=values, standard_error=None).ranking()
+    assert ranking.tolist() == [1, 4, 3, 0, 2]
+    assert ranking.dtype == torch.int64
+
+
+def record(**changes: Any) -> str:
+    fields = json.loads(an_estimate().to_json()) | changes
+    return json.dumps({name: value for name, value in fields.items() if value != "drop"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "an estimate must be JSON, got: "),
+        ("", "an estimate must be JSON, got: "),
+        ("[]", "an estimate must be a JSON object of format shapley_cuda.estimate/1 with fields ["),
+        (record(format="shapley_cuda.plan/1"), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
+        (record(values="drop"), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
+        (record(surprise=1), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
+        (record(values=None), "values of an estimate must be a list of numbers, got None"),
+        (record(values=["a"]), "values of an estimate must be a list of numbers, got ['a']"),
+        (record(values=[[1.0]]), "values of an estimate must be a list of numbers, got [[1.0]]"),
+        (record(values=[True] * 5), "values of an estimate must be a list of numbers, got [True"),
+        (record(standard_error=3), "standard_error of an estimate must be a list of numbers, got 3"),
+        (
+            record(standard_error=[1.0]),
+            "an estimate must have a standard error for each of its 5 values, got 1",
+        ),
+    ],
+)
+def test_estimate_malformed_json_is_refused_with_what_was_expected(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        Estimate.from_json(text)
+
+
+def test_write_whole_makes_folders_and_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_whole(path, b"first")
+    write_whole(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_write_whole_gives_the_permissions_that_any_new_file_has(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    write_whole(tmp_path / "whole", b"")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["replace", "fsync"])
+def test_write_whole_interrupted_leaves_the_old_file_and_no_other(
+    step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    write_whole(path, b"old")
+
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error)):
+        write_whole(path, b"new and much longer")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
