@@ -14,7 +14,7 @@
 namespace shapley::tests {
 
 // n elements between two stretches of canaries, which ASan refuses access to. The array begins at a multiple of 64
-// bytes, plus `offset` elements; it starts out as garbage that is no NaN.
+// bytes, plus `offset` elements; it starts out as numbers so large that they show wherever they are used.
 template <class T>
 class Guarded {
  public:
@@ -24,6 +24,7 @@ class Guarded {
     if (memory_ == nullptr) throw std::bad_alloc();
     std::memset(memory_, kCanary, static_cast<size_t>(bytes_));
     data_ = reinterpret_cast<T*>(memory_ + kGuard) + offset;
+    std::memset(begin(), kFresh, static_cast<size_t>(end() - begin()));
     fence(true);
   }
   explicit Guarded(const std::vector<T>& values, int64_t offset = 0)
@@ -52,7 +53,8 @@ class Guarded {
 
  private:
   static constexpr int64_t kGuard = 1024;
-  static constexpr unsigned char kCanary = 0xa5;  // -2.9e-16 in a float, in an index far out of range
+  static constexpr unsigned char kCanary = 0xa5;
+  static constexpr unsigned char kFresh = 0x7b;  // 1.3e36 in a float, 1.4e286 in a double, no index of anything
 
   unsigned char* begin() const { return reinterpret_cast<unsigned char*>(data_); }
   unsigned char* end() const { return reinterpret_cast<unsigned char*>(data_ + n_); }
