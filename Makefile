@@ -37,6 +37,7 @@ kernels: $(VENV)/installed
 # Kernels against pure PyTorch.
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
+	$(BIN)/pytest benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,72 @@
+"""The benchmarks run, agree with their baselines and write what they measured. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """One quick run, without the largest layers, and its JSON."""
+    path = tmp_path_factory.mktemp("benchmarks") / "results" / "quick.json"
+    layers = ["lenet5.conv1", "lenet5.conv2", "vgg_bn.conv6"]
+    done = run_benchmarks("--only", "kernels", *layers, "error.lenet5.conv2", "--out", str(path))
+    assert done.returncode == 0, done.stderr
+    return done, json.loads(path.read_text())
+
+
+def test_quick_run_rows_all_agree_and_are_timed(run: tuple[Any, dict[str, Any]]) -> None:
+    rows = run[1]["rows"]
+    assert run[1]["failures"] == []
+    assert {row["op"] for row in rows} >= {"permutation_eval", "masked_eval", "marginals", "walk_values"}
+    for row in rows:
+        assert row["agreed"], row
+        assert 0 <= row["max_error"] <= row["tolerance"], row
+        assert row["rounds"] >= 3
+        for times in (row["ours_ms"], row["baseline_ms"], row["speed_up"]):
+            assert 0 < times[0] <= times[1] <= times[2]
+        assert row["ours_peak_mib"] >= 0
+        assert row["baseline_peak_mib"] >= 0
+
+
+def test_quick_run_header_says_where_it_was_measured(run: tuple[Any, dict[str, Any]]) -> None:
+    header, ceilings = run[1]["header"], run[1]["ceilings"]
+    assert {"device", "torch", "cuda", "threads", "cpu_isa", "commit", "memory_by"} <= header.keys()
+    assert header["threads"] == 1
+    assert header["cpu_isa"] in ("baseline", "avx2", "avx512")
+    assert ceilings["copy_gb_per_s"] > 0
+    assert ceilings["matmul_gflop_per_s"] > 0
+
+
+def test_quick_run_compares_estimators_at_equal_cost(run: tuple[Any, dict[str, Any]]) -> None:
+    estimates = run[1]["estimators"]
+    assert [e["scheme"] for e in estimates] == ["shared order", "own order", "own order, antithetic"]
+    assert len({e["rows"] for e in estimates}) == 1
+    for estimate in estimates:
+        assert estimate["relative_rmse"] > 0
+        assert -1 <= estimate["kendall_tau"] <= 1
+
+
+def test_quick_run_prints_a_table_with_every_row(run: tuple[subprocess.CompletedProcess[str], dict[str, Any]]) -> None:
+    lines = [line for line in run[0].stdout.splitlines() if line.startswith("| ")]
+    for row in run[1]["rows"]:
+        assert any(row["op"] in line and row["shape"] in line and row["baseline"] in line for line in lines), row
+
+
+def test_unknown_name_is_refused_with_the_names_that_exist() -> None:
+    done = run_benchmarks("--only", "permutation_evil")
+    assert done.returncode == 2
+    assert "permutation_eval" in done.stderr
