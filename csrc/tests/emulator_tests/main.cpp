@@ -63,7 +63,8 @@ TEST(planted_bugs_are_reported_by_the_build_that_can) {
 TEST(planted_kernels_without_their_bug_run_clean) {
   for (int i = 0; i < kPlantedCount; ++i) {
     const Outcome outcome = run_planted(kPlanted[i].name, "clean");
-    CHECK(outcome.status == 0 && outcome.text.empty(), "%s: status %d, printed:\n%s", kPlanted[i].name, outcome.status,
+    const bool silent = outcome.text.find("emulator:") == std::string::npos;
+    CHECK(outcome.status == 0 && silent, "%s: status %d, printed:\n%s", kPlanted[i].name, outcome.status,
           outcome.text.c_str());
   }
 }
