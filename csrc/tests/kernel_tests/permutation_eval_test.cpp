@@ -62,6 +62,9 @@ TEST(permutation_eval_many_walks_and_players_match_reference) {
     const HeadCase several_warps(2, 35, 1, 129, metric, false, 6);
     check_case(several_warps, Walks(several_warps, 2, 7));
     if (kSmall) continue;
+    // Outputs that need more shared memory than a block has without asking.
+    const HeadCase many_outputs(2, 3, 1, 13001, metric, false, 8);
+    check_case(many_outputs, Walks(many_outputs, 2, 9));
     const HeadCase wide(2, 1031, 1, 10, metric, metric == Metric::kCrossEntropy, 6);
     check_case(wide, Walks(wide, 2, 7));
   }
