@@ -177,3 +177,14 @@ def _(generator: torch.Generator) -> Arguments:
     features, weight, _, _ = linear_head(7, (20, 4), 33, generator)
     samples = torch.randint(0, 7, (100,), generator=generator)
     return (features, random_permutations(100, 20, generator), weight, None, samples), {}
+
+
+@sample("exhaustive_eval: one position")
+def _(generator: torch.Generator) -> Arguments:
+    return linear_head(7, (13,), 10, generator), {}
+
+
+@sample("exhaustive_eval: several positions")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, _, _ = linear_head(5, (9, 4), 33, generator, flat=False)
+    return (features, weight, None, torch.randn(5, 33, generator=generator)), {"metric": "squared_error"}

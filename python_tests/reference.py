@@ -142,3 +142,15 @@ def permutation_eval(
 ) -> Tensor:
     outputs = permutation_linear(features, permutations, weight, bias, sample_index)
     return torch.stack([row_metric(step, targets[sample_index], metric) for step in outputs.unbind(1)], 1)
+
+
+def every_mask(n_players: int, device: torch.device) -> Tensor:
+    """All coalitions, bool [2^C, C]: bit c of the row number says whether player c is kept."""
+    bits = torch.arange(1 << n_players, device=device)[:, None] >> torch.arange(n_players, device=device)
+    return bits.bitwise_and(1).bool()
+
+
+def exhaustive_eval(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, metric: str = "cross_entropy"
+) -> Tensor:
+    return masked_eval(features, every_mask(features.shape[1], features.device), weight, bias, targets, metric=metric)

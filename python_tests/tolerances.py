@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 TOLERANCES: dict[str, tuple[float, float]] = {
+    "exhaustive_eval": (2e-6, 2e-6),
     "loss_difference": (1e-6, 2e-6),
     "marginals": (1e-12, 1e-12),
     "masked_eval": (2e-6, 2e-6),

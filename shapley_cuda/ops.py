@@ -21,6 +21,7 @@ from shapley_cuda import build as _build  # noqa: F401  loads the native module,
 
 __all__ = [
     "apply_masks",
+    "exhaustive_eval",
     "loss_difference",
     "marginals",
     "masked_eval",
@@ -89,13 +90,7 @@ def sample_permutations(
 
 @_register_fake("sample_permutations")
 def _(
-    seed: int,
-    first: int,
-    count: int,
-    n_players: int,
-    *,
-    antithetic: bool = False,
-    device: torch.device | None = None,
+    seed: int, first: int, count: int, n_players: int, *, device: torch.device | None = None, **options: object
 ) -> Tensor:
     return torch.empty((count, n_players), dtype=torch.int32, device=device or "cpu")
 
@@ -182,14 +177,7 @@ def loss_difference(
 
 
 @_register_fake("loss_difference")
-def _(
-    outputs: Tensor,
-    targets: Tensor,
-    *,
-    sample_index: Tensor | None = None,
-    baseline: Tensor | None = None,
-    metric: str = "cross_entropy",
-) -> Tensor:
+def _(outputs: Tensor, *others: object, **options: object) -> Tensor:
     return outputs.new_empty(outputs.shape[0], dtype=torch.float32)
 
 
@@ -278,17 +266,7 @@ def masked_eval(
 
 
 @_register_fake("masked_eval")
-def _(
-    features: Tensor,
-    masks: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    *,
-    sample_index: Tensor | None = None,
-    baseline: Tensor | None = None,
-    metric: str = "cross_entropy",
-) -> Tensor:
+def _(features: Tensor, masks: Tensor, *others: object, **options: object) -> Tensor:
     return features.new_empty(masks.shape[0], dtype=torch.float32)
 
 
@@ -340,16 +318,7 @@ def permutation_eval(
 
 
 @_register_fake("permutation_eval")
-def _(
-    features: Tensor,
-    permutations: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    sample_index: Tensor,
-    *,
-    metric: str = "cross_entropy",
-) -> Tensor:
+def _(features: Tensor, permutations: Tensor, *others: object, **options: object) -> Tensor:
     return features.new_empty((permutations.shape[0], permutations.shape[1] + 1), dtype=torch.float32)
 
 
@@ -386,6 +355,43 @@ def permutation_linear(
 
 
 @_register_fake("permutation_linear")
-def _(features: Tensor, permutations: Tensor, weight: Tensor, bias: Tensor | None, sample_index: Tensor) -> Tensor:
+def _(features: Tensor, permutations: Tensor, weight: Tensor, *others: object) -> Tensor:
     rows, n_players = permutations.shape
     return features.new_empty((rows, n_players + 1, weight.shape[0]), dtype=torch.float32)
+
+
+def exhaustive_eval(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, metric: str = "cross_entropy"
+) -> Tensor:
+    """Evaluate a linear head under every coalition of at most 24 input channels, mean over the samples.
+
+    For exact values; masked_eval takes any number of channels and the coalitions of your choice.
+
+    Args:
+        features: As in masked_eval, N >= 1 and C <= 24.
+        weight: As in masked_eval.
+        bias: As in masked_eval.
+        targets: As in masked_eval.
+        metric: As in loss_difference.
+
+    Returns:
+        float32 [2^C]: entry T is the mean under the coalition whose player c is kept where bit c of T is set.
+
+    Raises:
+        RuntimeError: A dtype, shape, device, metric or (CPU) class does not fit. On CUDA a class out of range makes
+            everything NaN.
+
+    Determinism: outputs float32, means float64, in orders that depend on N, C, S and K alone.
+
+    Example:
+        >>> features, weight = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 9.0], [2.0, 0.0]])
+        >>> exhaustive_eval(features, weight, None, torch.tensor([0]), metric="accuracy")
+        tensor([1., 0., 1., 1.])
+    """
+    result: Tensor = torch.ops.shapley.exhaustive_eval(features, weight, bias, targets, metric=metric)
+    return result
+
+
+@_register_fake("exhaustive_eval")
+def _(features: Tensor, *others: object, **options: object) -> Tensor:
+    return features.new_empty(1 << features.shape[1], dtype=torch.float32)

@@ -55,6 +55,16 @@ static inline void store_part(float* to, VecF x, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = x[i];
 }
 
+// Adds the lanes to kLanes sums.
+static inline void add_to(double* sums, VecF x) {
+  typedef float Half __attribute__((vector_size(2 * kLanes)));
+  typedef double Sums __attribute__((vector_size(4 * kLanes), aligned(8), may_alias));
+  Half halves[2];
+  __builtin_memcpy(halves, &x, sizeof(x));
+  Sums* to = reinterpret_cast<Sums*>(sums);
+  for (int h = 0; h < 2; ++h) to[h] += __builtin_convertvector(halves[h], Sums);
+}
+
 // a * b + c, rounded once where the instruction set has a fused operation.
 static inline VecF fma(VecF a, VecF b, VecF c) {
 #if defined(__AVX512F__)
@@ -79,9 +89,13 @@ static inline VecF greater(VecF x, VecF y) {
 
 // Whether a lane of a comparison's result holds.
 static inline bool any(VecI holds) {
-  int32_t some = 0;
-  for (int i = 0; i < kLanes; ++i) some |= holds[i];
-  return some != 0;
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(holds)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(holds)) != 0;
+#else
+  return (holds[0] | holds[1] | holds[2] | holds[3]) != 0;
+#endif
 }
 
 static inline VecF as_float(VecI x) {

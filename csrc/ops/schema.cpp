@@ -4,6 +4,9 @@
 STABLE_TORCH_LIBRARY(shapley, library) {
   library.def("apply_masks(Tensor x, Tensor masks, Tensor? sample_index=None) -> Tensor");
   library.def(
+      "exhaustive_eval(Tensor features, Tensor weight, Tensor? bias, Tensor targets, *, "
+      "str metric=\"cross_entropy\") -> Tensor");
+  library.def(
       "loss_difference(Tensor outputs, Tensor targets, *, Tensor? sample_index=None, Tensor? baseline=None, "
       "str metric=\"cross_entropy\") -> Tensor");
   library.def("marginals(Tensor values, Tensor permutations, *, int block=1) -> (Tensor, Tensor)");
