@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import shapley_cuda as sc
 from shapley_cuda.game import masks_of_walks
-from shapley_cuda.paths import masked, masked_outputs, relative_deviation
+from shapley_cuda.masking import masked, masked_outputs, relative_deviation
 
 PATHS = ("walk", "suffix", "hook")
 

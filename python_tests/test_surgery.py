@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import shapley_cuda as sc
 from shapley_cuda import surgery
 from shapley_cuda.groups import cut_channels
-from shapley_cuda.paths import masked_outputs, relative_deviation
+from shapley_cuda.masking import masked_outputs, relative_deviation
 
 LENET_SAMPLE = torch.zeros(1, 1, 28, 28)
 

@@ -15,8 +15,8 @@ from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folde
 from .estimate import Estimate
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
+from .masking import PathError
 from .networks import lenet5, network, pretrained, vgg_bn
-from .paths import PathError
 from .rankers import NonFinitePayoff, RankingProgress, rank
 from .samplers import WalkSampler
 from .surgery import (

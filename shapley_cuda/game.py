@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from . import ops
 from .groups import Group, GroupError, cut_channels, find_group
+from .masking import PathError, masked_outputs, relative_deviation
 from .memory import PeakMemory, default_budget
-from .paths import HookPath, PathError, RowPath, SuffixPath, WalkPath, masked_outputs, relative_deviation
+from .paths import HookPath, RowPath, SuffixPath, WalkPath
 
 __all__ = ["ChannelGame", "Loss"]
 

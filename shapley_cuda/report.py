@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .estimate import Estimate
 from .groups import find_groups, pick_group
-from .paths import masked_outputs
+from .masking import masked_outputs
 from .surgery import PruningPlan
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .estimate import Estimate
 from .files import write_whole
 from .groups import Group, GroupError, cut_channels, find_groups, pick_group
-from .paths import masked_outputs, relative_deviation
+from .masking import masked_outputs, relative_deviation
 
 __all__ = [
     "PruningError",
