@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from .build import build_info
 from .demo import LATENCY_BATCH, run_demo
+from .networks import pretrained_meta
 from .rankers import RankingProgress
 from .report import results_table
 from .training import Progress as TrainingProgress
@@ -50,19 +51,35 @@ def demo(
 ) -> None:
     """Rank a trained network by Shapley value, prune it, retrain it; compare with magnitude and random pruning."""
     start = time.perf_counter()
+    _check_network(network)
+    _check_device(device)
     with _ProgressDisplay() as display:
         result = run_demo(
             network, keep, out, tolerance=tolerance, epochs=epochs, seed=seed, device=device, report=display.show
         )
     console = Console()
     console.width = max(console.width, 110)  # wide enough for the table; a narrow terminal wraps its lines itself
-    title = f"{network} on Fashion-MNIST: 1,000 test images, {epochs} epochs of retraining on 4,000"
+    retraining = f"{epochs} epoch{'' if epochs == 1 else 's'} of retraining on 4,000" if epochs else "no retraining"
+    title = f"{network} on Fashion-MNIST: 1,000 test images, {retraining}"
     console.print(results_table(result.rows, LATENCY_BATCH, title))
     console.print(f"pruned by Shapley value: {result.plan}", highlight=False, soft_wrap=True)
     console.print(
         f"plot: {out / 'plot.png'}; plan and weights: {out / 'permutation'}/", highlight=False, soft_wrap=True
     )
     console.print(f"took {time.perf_counter() - start:.0f} s", highlight=False)
+
+
+def _check_network(name: str) -> None:
+    try:
+        pretrained_meta(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--network") from None
+
+
+def _check_device(device: str) -> None:
+    usable = [name.split()[0] for name in build_info().devices]
+    if device not in usable and not (device == "cuda" and "cuda:0" in usable):
+        raise typer.BadParameter(f"must be one of {', '.join(usable)}, got {device!r}", param_hint="--device")
 
 
 class _ProgressDisplay:

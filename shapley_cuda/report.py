@@ -200,9 +200,10 @@ def _draw_values(axes: Axes, estimate: Estimate, plan: PruningPlan) -> None:
     colours = ["#BBBBBB" if int(c) in removed else _COLOURS["permutation"] for c in order]
     places = range(len(values))
     axes.set_title(f"Shapley values of {estimate.group}, least to most valuable", loc="left")
-    axes.bar(places, values, color=colours, width=0.85)
+    axes.bar(places, values.tolist(), color=colours, width=0.85)
     if estimate.standard_error is not None:
-        axes.errorbar(places, values, yerr=2 * estimate.standard_error[order], fmt="none", ecolor="0.2", elinewidth=0.8)
+        spread = (2 * estimate.standard_error[order]).tolist()
+        axes.errorbar(places, values.tolist(), yerr=spread, fmt="none", ecolor="0.2", elinewidth=0.8)
     axes.axvline(len(removed) - 0.5, color="0.3", linewidth=1, linestyle=":")
     axes.annotate("removed ", (len(removed) - 0.5, float(values.max())), ha="right", va="top", color="0.45")
     axes.annotate(
