@@ -102,6 +102,54 @@ def mean_losses_by_masked_weights(head: Head, masks: Tensor, masks_at_a_time: in
     return torch.cat(means)
 
 
+def coalitions(first: int, count: int, n_players: int, device: torch.device) -> Tensor:
+    """Coalitions by number, bool [count, C]: bit c of a number says whether player c is kept."""
+    numbers = torch.arange(first, first + count, device=device)
+    return (numbers[:, None] >> torch.arange(n_players, device=device) & 1).bool()
+
+
+def all_losses_by_contributions(head: Head, masks_at_a_time: int, n_masks: int) -> Tensor:
+    """Mean cross-entropy of the first coalitions [n_masks]: masks times contributions, some masks at a time."""
+    (n_samples, n_players), device = head.features.shape, head.features.device
+    means = []
+    for first in range(0, n_masks, masks_at_a_time):
+        masks = coalitions(first, min(masks_at_a_time, n_masks - first), n_players, device)
+        means.append(mean_losses_by_contributions(head, masks, n_samples))
+    return torch.cat(means)
+
+
+def _outputs_of_halves(head: Head) -> tuple[Tensor, Tensor]:
+    """Outputs with bias under all subsets of the high players, and without under those of the low: [N, 2^half, K]."""
+    n_players = head.features.shape[1]
+    low = n_players // 2
+    contributions = head.features[:, :, None] * head.weight.T  # [N, C, K]
+    subsets = [coalitions(0, 1 << n, n, head.features.device).float() for n in (n_players - low, low)]
+    return subsets[0] @ contributions[:, low:] + head.bias, subsets[1] @ contributions[:, :low]
+
+
+def all_losses_by_halves(head: Head) -> Tensor:
+    """Mean cross-entropy of all coalitions [2^C]: every sum of a high subset's outputs and a low subset's."""
+    high, low = _outputs_of_halves(head)
+    total = high.new_zeros(high.shape[1] * low.shape[1])
+    for one_high, one_low, target in zip(high, low, head.targets, strict=True):
+        logits = (one_high[:, None] + one_low).flatten(0, 1)
+        total += F.cross_entropy(logits, target.expand(logits.shape[0]), reduction="none")
+    return total / high.shape[0]
+
+
+def all_losses_by_exponentials(head: Head) -> Tensor:
+    """The same with the sum over outputs as a matrix product of the halves' exponentials, each less its greatest. The
+    product is 0 where the halves favour other outputs by 90 or more: fit for outputs of moderate size."""
+    high, low = _outputs_of_halves(head)
+    total = high.new_zeros(high.shape[1], low.shape[1])
+    for one_high, one_low, target in zip(high, low, head.targets, strict=True):
+        peaks = one_high.amax(1, keepdim=True), one_low.amax(1, keepdim=True)
+        sums = (one_high - peaks[0]).exp_() @ (one_low - peaks[1]).exp_().T
+        chosen = (one_high[:, target] - peaks[0][:, 0])[:, None] + (one_low[:, target] - peaks[1][:, 0])
+        total += sums.log_() - chosen
+    return total.flatten() / high.shape[0]
+
+
 def own_losses(head: Head, masks: Tensor, sample_index: Tensor) -> Tensor:
     """Cross-entropy of rows [M], each under a mask of its own."""
     logits = F.linear(head.features[sample_index] * masks, head.weight, head.bias)

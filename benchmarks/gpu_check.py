@@ -19,8 +19,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python_tests"))
 
-from op_samples import SAMPLES, Arguments, arguments, op_of, results, tensors
-from tolerances import assert_close
+from op_samples import SAMPLES, Arguments, arguments, op_of, results, tensors  # type: ignore[import-not-found]
+from tolerances import assert_close  # type: ignore[import-not-found]
 
 import shapley_cuda  # noqa: F401  registers the ops
 

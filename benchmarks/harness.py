@@ -136,9 +136,7 @@ class Stopwatch:
 
 
 def time_in_turn(calls: list[Call], stopwatch: Stopwatch, budget_s: float, least: int = 3) -> list[list[float]]:
-    """Seconds of every call in every round, ``[calls][rounds]``, after a warm-up that also tells how many fit."""
-    for call in calls:
-        call()
+    """Seconds of every call in every round, ``[calls][rounds]``, after one more call each that tells how many fit."""
     estimates = [stopwatch.seconds(call, 1) for call in calls]
     can_repeat = stopwatch.device.type == "cpu"
     repeats = [max(1, min(1000, int(_SHORT / max(s, 1e-7)))) if can_repeat else 1 for s in estimates]
@@ -161,7 +159,7 @@ def quartiles(values: list[float], scale: float = 1.0) -> tuple[float, float, fl
 @torch.inference_mode()
 def measure(case: Case, device: torch.device, ceilings: Mapping[str, float], budget_s: float) -> Iterator[Row]:
     """Measure a case against each of its baselines. One that disagrees is reported and never timed."""
-    result = case.ours()
+    result = case.ours()  # these first calls also bring in what is loaded or compiled on first use
     errors = [b.compare(result, b.call()) for b in case.baselines]
     del result
     agreeing = [b for b, e in zip(case.baselines, errors, strict=True) if e <= case.tolerance]

@@ -12,7 +12,7 @@ from shapley_cuda import ops
 from . import baselines
 from .baselines import Head
 from .cases import Cases, Setting, best_chunk, best_of, bytes_of, random_walks, with_compiled
-from .harness import Baseline, Case
+from .harness import Baseline, Case, fastest
 
 
 def _head(setting: Setting, n_samples: int, n_players: int, n_outputs: int, n_positions: int | None = None) -> Head:
@@ -127,8 +127,36 @@ def masked_eval_cases(setting: Setting) -> Iterator[Case]:
     )
 
 
+def exhaustive_eval_cases(setting: Setting) -> Iterator[Case]:
+    players, samples = (9, 10) if setting.quick else (20, 256)
+    head = _head(setting, samples, players, 10)
+    some = min(1 << players, 1 << 14)  # enough to tell which chunk size is best
+    sizes = sorted({min(n, some) for n in (256, 1024, 4096)})
+    trials = {str(n): partial(baselines.all_losses_by_contributions, head, n, some) for n in sizes}
+    size = int(fastest(trials, setting.device)[0])
+    matmul = partial(baselines.all_losses_by_contributions, head, size, 1 << players)
+    yield Case(
+        op="exhaustive_eval",
+        shape=f"C={players} N={samples} K=10",
+        ours=partial(ops.exhaustive_eval, *head),
+        baselines=with_compiled(
+            setting,
+            [
+                Baseline(f"masks @ contributions, {size} masks at a time", matmul),
+                Baseline("sums of two halves", partial(baselines.all_losses_by_halves, head)),
+                Baseline("exponentials of two halves, matmul", partial(baselines.all_losses_by_exponentials, head)),
+            ],
+        ),
+        tolerance=1e-5,
+        bytes_moved=bytes_of(*head) + (4 << players),
+        operations=2 * (samples * 10 << players),
+        rows=samples << players,
+    )
+
+
 CASES: dict[str, Cases] = {
     "permutation_eval": permutation_eval_cases,
     "permutation_linear": permutation_linear_cases,
     "masked_eval": masked_eval_cases,
+    "exhaustive_eval": exhaustive_eval_cases,
 }
