@@ -31,8 +31,8 @@ format: $(VENV)/installed
 
 # The CUDA kernels without a GPU: every one against its CPU twin in an emulator, under sanitizers, and through nvcc.
 kernels: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" csrc/tests/run.sh all
-	csrc/compile_report.sh
+	PATH="$(abspath $(BIN)):$$PATH" csrc/tests/run.sh all
+	PATH="$(abspath $(BIN)):$$PATH" csrc/compile_report.sh
 
 # Kernels against pure PyTorch.
 bench: $(VENV)/installed
