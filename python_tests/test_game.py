@@ -134,6 +134,7 @@ def test_metric_callable_agrees_with_the_built_in_one(group: str) -> None:
         (own.walk_values(*walks), built_in.walk_values(*walks)),
     ):
         torch.testing.assert_close(actual, 2 * expected, rtol=RELATIVE, atol=ABSOLUTE)
+        assert not actual.requires_grad
     assert "doubled_loss" in own.describe()
 
 

@@ -95,6 +95,20 @@ def test_paths_channels_last_input_agree() -> None:
         assert_payoffs_agree(game.walk_values(permutations, samples), expected)
 
 
+@pytest.mark.parametrize("group", ["conv1", "conv2", "fc1"])
+def test_paths_float64_network_agrees_and_is_left_to_the_suffix_path(group: str) -> None:
+    model, inputs, targets = build("chain")
+    single = sc.ChannelGame(model, group, (inputs, targets))
+    permutations, samples = sc.WalkSampler(single.n_players, len(inputs)).walks(0, 6)
+    expected = single.walk_values(permutations, samples)
+    games = games_of_all_paths(model.double(), group, (inputs.double(), targets))
+    assert set(games) == {"suffix", "hook"}
+    for game in games.values():
+        values = game.walk_values(permutations, samples)
+        assert values.dtype == torch.float32
+        assert_payoffs_agree(values, expected)
+
+
 def test_auto_path_takes_the_fastest_and_says_why_not_the_others() -> None:
     model, inputs, targets = build("chain")
     assert sc.ChannelGame(model, "fc1", (inputs, targets)).path == "walk"
@@ -197,17 +211,20 @@ def test_auto_path_network_with_a_hook_of_its_own_is_left_to_hooks() -> None:
 class Upsampler(nn.Module):
     """Calls a transposed convolution with an argument beside its input."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_keyword: bool) -> None:
         super().__init__()
+        self.by_keyword = by_keyword
         self.down = nn.Conv2d(3, 6, 3, 2, 1)
         self.up = nn.ConvTranspose2d(6, N_CLASSES, 3, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(F.relu(self.down(x)), output_size=x.shape[2:]).mean((2, 3))
+        y, size = F.relu(self.down(x)), x.shape[2:]
+        return (self.up(y, output_size=size) if self.by_keyword else self.up(y, size)).mean((2, 3))
 
 
-def test_paths_consumer_with_further_arguments_agree() -> None:
-    model = prepared(Upsampler())
+@pytest.mark.parametrize("by_keyword", [True, False])
+def test_paths_consumer_with_further_arguments_agree(by_keyword: bool) -> None:
+    model = prepared(Upsampler(by_keyword))
     inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert model.up(model.down(inputs)).shape[2:] == (7, 7)  # without its further argument
     games = games_of_all_paths(model, "down", (inputs, torch.arange(4)))

@@ -245,6 +245,10 @@ class ChannelGame:
                     f"metric {self.metric!r} needs network outputs [rows, K], got {list(outputs.shape)}; "
                     "give a callable for other outputs"
                 )
+            if (
+                outputs.dtype == torch.float64
+            ):  # payoffs are float32; the ops leave it to their callers to give bits away
+                outputs = outputs.float()
             return self._sign * ops.loss_difference(
                 outputs, self.data.targets, sample_index=sample_index, metric=self.metric
             )

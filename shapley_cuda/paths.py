@@ -88,6 +88,8 @@ class WalkPath:
             raise PathError(f"consumer {consumer.name} is called {len(split.roots)} times in one forward pass")
         root = split.roots[0]
         *boundary, x = split.run_prefix(inputs)
+        if x.dtype == torch.float64:
+            raise PathError("the network computes in float64, a walk kernel in float32")
         if x.dim() != 2:
             raise PathError(f"the input of {consumer.name} has {x.dim()} dimensions, a walk kernel needs 2")
         columns = columns.to(x.device)
