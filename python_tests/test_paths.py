@@ -95,6 +95,18 @@ def test_paths_channels_last_input_agree() -> None:
         assert_payoffs_agree(game.walk_values(permutations, samples), expected)
 
 
+def test_walk_path_columns_of_a_player_that_lie_apart_agree() -> None:
+    model = prepared(
+        TwoLayers(lambda m, x: m.fc3(m.fc2(torch.cat([m.fc1(x).relu(), m.fc1(x).tanh()], 1)).relu()), nn.Linear(16, 6))
+    )
+    inputs = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    games = games_of_all_paths(model, "fc1", (inputs, torch.arange(5)))
+    assert set(games) == set(PATHS)
+    permutations, samples = sc.WalkSampler(8, 5).walks(0, 10)
+    values = [game.walk_values(permutations, samples) for game in games.values()]
+    assert_payoffs_agree(values[0], values[2])
+
+
 @pytest.mark.parametrize("group", ["conv1", "conv2", "fc1"])
 def test_paths_float64_network_agrees_and_is_left_to_the_suffix_path(group: str) -> None:
     model, inputs, targets = build("chain")
