@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a Python of its own."""
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT / "python_tests",
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
