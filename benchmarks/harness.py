@@ -211,6 +211,6 @@ def fastest(variants: Mapping[str, Call], device: torch.device) -> tuple[str, Ca
     """The variant of a baseline that is fastest here, so that a chunk size or layout is never held against it."""
     if len(variants) == 1:
         return next(iter(variants.items()))
-    times = {name: best_seconds(call, device, 2) for name, call in variants.items()}
+    times = {name: best_seconds(call, device, 3) for name, call in variants.items()}
     best = min(times, key=times.__getitem__)
     return best, variants[best]

@@ -132,15 +132,16 @@ def _best(
     setting: Setting,
     compare: Callable[[Tensor, Tensor], float] = deviation,
 ) -> Baseline:
-    """A baseline with the chunk size and memory format that suit it best, told from a quarter of the walks."""
-    sizes = (64,) if setting.quick else (4096, 32768) if setting.device.type == "cuda" else (256, 1024, 4096)
+    """A baseline with the chunk size and memory format that suit it best, told from half of the walks."""
+    trial = work.first(-(-work.permutations.shape[0] // 2))
+    sizes = (4096, 32768) if setting.device.type == "cuda" else (256, 1024, 4096)
+    sizes = [size for size in sizes if size <= trial.rows] or [trial.rows]
     formats = list(_FORMATS) if work.features.dim() == 4 else ["contiguous"]
-    ready = {f"{size} rows at a time, {f}": (work.in_format(f), size) for f in formats for size in sizes}
-    trial_walks = -(-work.permutations.shape[0] // 4)
-    trials = {label: partial(run, w.first(trial_walks), size) for label, (w, size) in ready.items()}
+    ready = {f"{size} rows at a time, {f}": (f, size) for f in formats for size in sizes}
+    trials = {label: partial(run, trial.in_format(f), size) for label, (f, size) in ready.items()}
     label, _ = fastest(trials, setting.device)
     chosen, size = ready[label]
-    return Baseline(f"{name}, {label}", partial(run, chosen, size), compare)
+    return Baseline(f"{name}, {label}", partial(run, work.in_format(chosen), size), compare)
 
 
 def _full_coalition_deviation(samples: Tensor, labels: Tensor, values: Tensor, outputs: Tensor) -> float:
