@@ -134,8 +134,8 @@ def _best(
 ) -> Baseline:
     """A baseline with the chunk size and memory format that suit it best, told from half of the walks."""
     trial = work.first(-(-work.permutations.shape[0] // 2))
-    sizes = (4096, 32768) if setting.device.type == "cuda" else (256, 1024, 4096)
-    sizes = [size for size in sizes if size <= trial.rows] or [trial.rows]
+    usual = (4096, 32768) if setting.device.type == "cuda" else (256, 1024, 4096)
+    sizes = [size for size in usual if size <= trial.rows] or [trial.rows]
     formats = list(_FORMATS) if work.features.dim() == 4 else ["contiguous"]
     ready = {f"{size} rows at a time, {f}": (f, size) for f in formats for size in sizes}
     trials = {label: partial(run, trial.in_format(f), size) for label, (f, size) in ready.items()}
