@@ -31,7 +31,7 @@ typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
 typedef float VecFUnaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 static inline VecF splat(float x) {
-  return VecF{} + x;
+  return x - VecF{};  // an addition would be carried out, for the sake of -0.0
 }
 static inline VecI splat_int(int32_t x) {
   return VecI{} + x;
@@ -52,7 +52,14 @@ static inline VecF load_part(const float* from, int64_t count) {
 }
 static inline void store_part(float* to, VecF x, int64_t count) {
   if (count >= kLanes) return store(to, x);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), x);
+#elif defined(__AVX2__)
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes), x);
+#else
   for (int64_t i = 0; i < count; ++i) to[i] = x[i];
+#endif
 }
 
 // Adds the lanes to kLanes sums.
