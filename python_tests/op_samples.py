@@ -188,3 +188,39 @@ def _(generator: torch.Generator) -> Arguments:
 def _(generator: torch.Generator) -> Arguments:
     features, weight, _, _ = linear_head(5, (9, 4), 33, generator, flat=False)
     return (features, weight, None, torch.randn(5, 33, generator=generator)), {"metric": "squared_error"}
+
+
+def convolution(
+    x_shape: tuple[int, ...], weight_shape: tuple[int, ...], n_walks: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Draw x, weight, bias, permutations and sample_index."""
+    weight = torch.randn(*weight_shape, generator=generator) / math.prod(weight_shape[1:]) ** 0.5
+    return (
+        torch.randn(*x_shape, generator=generator),
+        weight,
+        torch.randn(weight_shape[0], generator=generator),
+        random_permutations(n_walks, x_shape[1], generator),
+        torch.randint(0, x_shape[0], (n_walks,), generator=generator),
+    )
+
+
+@sample("permutation_conv2d: 3 x 3")
+def _(generator: torch.Generator) -> Arguments:
+    return (*convolution((3, 9, 8, 8), (20, 9, 3, 3), 7, generator), 1, 1), {"activation": "relu"}
+
+
+@sample("permutation_conv2d: channels last, with all that may follow")
+def _(generator: torch.Generator) -> Arguments:
+    return (*convolution((3, 6, 9, 11), (33, 6, 5, 3), 9, generator), (2, 1), (0, 2), (1, 2)), {
+        "residual": torch.randn(3, 33, 3, 11, generator=generator),
+        "activation": "leaky_relu",
+        "negative_slope": 0.2,
+        "pool": 2,
+        "channels_last": True,
+    }
+
+
+@sample("permutation_conv2d: no padding")
+def _(generator: torch.Generator) -> Arguments:
+    x, weight, _, walks, samples = convolution((2, 33, 2, 2), (129, 33, 1, 1), 5, generator)
+    return (x, weight, None, walks, samples), {}

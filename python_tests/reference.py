@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 MASK32 = 0xFFFFFFFF
 METRICS = ("cross_entropy", "accuracy", "squared_error")
@@ -154,3 +155,39 @@ def exhaustive_eval(
     features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, metric: str = "cross_entropy"
 ) -> Tensor:
     return masked_eval(features, every_mask(features.shape[1], features.device), weight, bias, targets, metric=metric)
+
+
+def permutation_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    permutations: Tensor,
+    sample_index: Tensor,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.01,
+    pool: int = 1,
+    channels_last: bool = False,
+) -> Tensor:
+    """A convolution of every masked row. `channels_last` is about memory, not about values."""
+    walks, n_players = permutations.shape
+    rows = x.new_zeros((walks, n_players + 1, *x.shape[1:]), dtype=torch.float64)
+    for walk, sample in enumerate(sample_index.tolist()):
+        for step, player in enumerate(permutations[walk].tolist()):
+            rows[walk, step + 1 :, player] = x[sample, player].double()
+    out = functional.conv2d(
+        rows.flatten(0, 1), weight.double(), None if bias is None else bias.double(), stride, padding, dilation
+    )
+    if residual is not None:
+        out = out + residual.double()[sample_index].repeat_interleave(n_players + 1, 0)
+    if activation == "leaky_relu":
+        out = functional.leaky_relu(out, negative_slope)
+    elif activation != "none":
+        out = getattr(functional, activation)(out)
+    if pool == 2:
+        out = functional.max_pool2d(out, 2)
+    return out.unflatten(0, (walks, n_players + 1))

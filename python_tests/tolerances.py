@@ -13,6 +13,7 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "loss_difference": (1e-6, 2e-6),
     "marginals": (1e-12, 1e-12),
     "masked_eval": (2e-6, 2e-6),
+    "permutation_conv2d": (2e-6, 2e-6),
     "permutation_eval": (2e-6, 2e-6),
     "permutation_linear": (2e-6, 2e-6),
 }

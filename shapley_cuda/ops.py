@@ -7,17 +7,17 @@ the text `shapley::<op>: <argument> must be <expected>, got <what came>`. Out-of
 permutation raise on the CPU; on CUDA, where looking would cost a synchronisation, indices out of range give NaN.
 
 Shape letters: N samples, C players, M coalitions, R rows or walks, K outputs, S positions. Masks are True for kept
-players. This is the only module that touches `torch.ops`; its fake kernels make the ops work under `torch.compile`.
+players. Only this module and convolution.py, which it shows too, touch `torch.ops`; the fake kernels that make the ops
+work under `torch.compile` are in fakes.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from shapley_cuda import build as _build  # noqa: F401  loads the native module, which registers the ops
+from shapley_cuda import fakes as _fakes  # noqa: F401  loads the native module and makes its ops whole
+from shapley_cuda.convolution import permutation_conv2d
 
 __all__ = [
     "apply_masks",
@@ -25,22 +25,11 @@ __all__ = [
     "loss_difference",
     "marginals",
     "masked_eval",
+    "permutation_conv2d",
     "permutation_eval",
     "permutation_linear",
     "sample_permutations",
 ]
-
-_library = torch.library.Library("shapley", "FRAGMENT")
-
-
-def _register_fake(op: str) -> Callable[[Callable[..., object]], None]:
-    """Register the decorated function as an op's fake kernel, and that the op's outputs carry no gradient."""
-
-    def register(fake: Callable[..., object]) -> None:
-        _library.impl(op, torch.library.fallthrough_kernel, "Autograd")
-        torch.library.register_fake(f"shapley::{op}", fake, lib=_library)
-
-    return register
 
 
 def sample_permutations(
@@ -88,13 +77,6 @@ def sample_permutations(
     return result
 
 
-@_register_fake("sample_permutations")
-def _(
-    seed: int, first: int, count: int, n_players: int, *, device: torch.device | None = None, **options: object
-) -> Tensor:
-    return torch.empty((count, n_players), dtype=torch.int32, device=device or "cpu")
-
-
 def apply_masks(x: Tensor, masks: Tensor, sample_index: Tensor | None = None) -> Tensor:
     """Set the removed players' channels to zero, for each pair of a coalition and a sample.
 
@@ -124,14 +106,6 @@ def apply_masks(x: Tensor, masks: Tensor, sample_index: Tensor | None = None) ->
     """
     result: Tensor = torch.ops.shapley.apply_masks(x, masks, sample_index)
     return result
-
-
-@_register_fake("apply_masks")
-def _(x: Tensor, masks: Tensor, sample_index: Tensor | None = None) -> Tensor:
-    rows = masks.shape[0] if sample_index is not None else masks.shape[0] * x.shape[0]
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 def loss_difference(
@@ -176,11 +150,6 @@ def loss_difference(
     return result
 
 
-@_register_fake("loss_difference")
-def _(outputs: Tensor, *others: object, **options: object) -> Tensor:
-    return outputs.new_empty(outputs.shape[0], dtype=torch.float32)
-
-
 def marginals(values: Tensor, permutations: Tensor, *, block: int = 1) -> tuple[Tensor, Tensor]:
     """Add up what each player contributed along its walks, with the squares that standard errors need.
 
@@ -209,12 +178,6 @@ def marginals(values: Tensor, permutations: Tensor, *, block: int = 1) -> tuple[
     """
     total, squares = torch.ops.shapley.marginals(values, permutations, block=block)
     return total, squares
-
-
-@_register_fake("marginals")
-def _(values: Tensor, permutations: Tensor, *, block: int = 1) -> tuple[Tensor, Tensor]:
-    n_players = values.shape[1] - 1
-    return values.new_empty(n_players, dtype=torch.float64), values.new_empty(n_players, dtype=torch.float64)
 
 
 def masked_eval(
@@ -265,11 +228,6 @@ def masked_eval(
     return result
 
 
-@_register_fake("masked_eval")
-def _(features: Tensor, masks: Tensor, *others: object, **options: object) -> Tensor:
-    return features.new_empty(masks.shape[0], dtype=torch.float32)
-
-
 def permutation_eval(
     features: Tensor,
     permutations: Tensor,
@@ -317,11 +275,6 @@ def permutation_eval(
     return result
 
 
-@_register_fake("permutation_eval")
-def _(features: Tensor, permutations: Tensor, *others: object, **options: object) -> Tensor:
-    return features.new_empty((permutations.shape[0], permutations.shape[1] + 1), dtype=torch.float32)
-
-
 def permutation_linear(
     features: Tensor, permutations: Tensor, weight: Tensor, bias: Tensor | None, sample_index: Tensor
 ) -> Tensor:
@@ -354,12 +307,6 @@ def permutation_linear(
     return result
 
 
-@_register_fake("permutation_linear")
-def _(features: Tensor, permutations: Tensor, weight: Tensor, *others: object) -> Tensor:
-    rows, n_players = permutations.shape
-    return features.new_empty((rows, n_players + 1, weight.shape[0]), dtype=torch.float32)
-
-
 def exhaustive_eval(
     features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, metric: str = "cross_entropy"
 ) -> Tensor:
@@ -390,8 +337,3 @@ def exhaustive_eval(
     """
     result: Tensor = torch.ops.shapley.exhaustive_eval(features, weight, bias, targets, metric=metric)
     return result
-
-
-@_register_fake("exhaustive_eval")
-def _(features: Tensor, *others: object, **options: object) -> Tensor:
-    return features.new_empty(1 << features.shape[1], dtype=torch.float32)

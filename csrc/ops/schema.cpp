@@ -14,6 +14,10 @@ STABLE_TORCH_LIBRARY(shapley, library) {
       "masked_eval(Tensor features, Tensor masks, Tensor weight, Tensor? bias, Tensor targets, *, "
       "Tensor? sample_index=None, Tensor? baseline=None, str metric=\"cross_entropy\") -> Tensor");
   library.def(
+      "permutation_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor permutations, Tensor sample_index, "
+      "int[2] stride=1, int[2] padding=0, int[2] dilation=1, *, Tensor? residual=None, str activation=\"none\", "
+      "float negative_slope=0.01, int pool=1, bool channels_last=False) -> Tensor");
+  library.def(
       "permutation_eval(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor targets, "
       "Tensor sample_index, *, str metric=\"cross_entropy\") -> Tensor");
   library.def(
