@@ -8,8 +8,8 @@
 //   2. after a barrier they write the step's row from shared memory (activation, pooling), neighbouring threads at
 //      neighbouring addresses in either memory order, and multiply and add the taps up in registers;
 //   3. after another barrier the next step begins.
-// Taps that do not fit shared memory at once come in chunks. Sums are those of the CPU, bit for bit before the
-// activation.
+// Taps that do not fit shared memory at once come in chunks. The sums, before the activation, are bit for bit those of
+// a CPU that has fused multiply-adds.
 //
 // Bytes per block and step: 4 * 2048 written; 4 * taps * (outputs + pixels) read, weights from L2 (for 3 x 3 at 64 by
 // 32 3.4 KB), inputs mostly from L1. Operations: 2 * 2048 * taps. On an H100 (3.3 TB/s) an SM may write a block's step

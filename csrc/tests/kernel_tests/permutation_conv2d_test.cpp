@@ -311,6 +311,23 @@ TEST(permutation_conv2d_nan_reaches_only_windows_and_steps_that_have_it) {
   }
 }
 
+#if !defined(__SANITIZE_THREAD__)
+TEST(permutation_conv2d_cuda_sums_are_those_of_a_cpu_with_fused_operations) {
+  for (int isa = static_cast<int>(Isa::kAvx2); isa <= static_cast<int>(cpu_isa()); ++isa) {
+    for (const Pair& kernel : std::vector<Pair>{{3, 3}, {7, 7}, {11, 11}}) {
+      Case c({9, 33, {13, 12}, kernel, {1, 1}, {3, 3}}, 2, 550);
+      Numbers numbers(551);
+      c.x = numbers.normals(static_cast<int64_t>(c.x.size()));
+      c.weight = numbers.normals(static_cast<int64_t>(c.weight.size()));
+      Machine cpu;
+      cpu.isa = isa;
+      const std::vector<float> expected = c.run(cpu, false, false), got = c.run(Machine{}, false, false);
+      CHECK(got == expected, "%s on %s", c.name(false).c_str(), cpu.name().c_str());
+    }
+  }
+}
+#endif
+
 TEST(permutation_conv2d_cuda_walks_out_of_range_become_nan) {
   Shape shape{9, 5, {4, 3}, {3, 3}, {1, 1}, {1, 1}};
   shape.activation = Activation::kRelu;
