@@ -180,12 +180,13 @@ def test_walks_wider_than_the_budget_are_evaluated_row_by_row() -> None:
         nonlocal most_rows
         most_rows = max(most_rows, args[0].shape[0])
 
-    budget = 4 * sc.ChannelGame(model, "conv1", (inputs, targets)).bytes_per_row
+    budget = 4 * sc.ChannelGame(model, "conv1", (inputs, targets), path="suffix").bytes_per_row
     game = sc.ChannelGame(model, "conv1", (inputs, targets), memory_budget=budget)
     handle = model.fc1.register_forward_pre_hook(watch)
     game.walk_values(*sc.WalkSampler(6, N_SAMPLES).walks(0, 8))
     handle.remove()
     assert game.chunk_rows == 4  # of the 14 rows of a pair of walks
+    assert "not the walk path: a pair of walks takes" in game.describe()
     assert most_rows == 4
 
 
@@ -286,7 +287,7 @@ def good_data() -> tuple[Tensor, Tensor]:
             "model must be in evaluation mode (model.eval()), got conv2 in training mode",
         ),
         (lambda m, d: {"data": d[0]}, TypeError, "data must be a pair of tensors (inputs, targets), got Tensor"),
-        (lambda m, d: {"data": [*d]}, TypeError, "data must be a pair of tensors (inputs, targets), got list"),
+        (lambda m, d: {"data": [*d, 1]}, TypeError, "data must be a pair of tensors (inputs, targets), got ["),
         (lambda m, d: {"data": (d[0], [0] * 4)}, TypeError, "data must be a pair of tensors (inputs, targets)"),
         (lambda m, d: {"data": (d[0][:0], d[1][:0])}, ValueError, "data must hold at least one sample, got none"),
         (
@@ -329,16 +330,11 @@ def good_data() -> tuple[Tensor, Tensor]:
             ValueError,
             "path must be 'auto', 'walk', 'suffix' or 'hook', got 'fast'",
         ),
-        (
-            lambda m, d: {"path": "walk"},
-            sc.PathError,
-            "consumer conv2 is a Conv2d, not an nn.Linear",
-        ),
         (lambda m, d: {"memory_budget": 0}, ValueError, "memory_budget must be at least 1 byte, got 0"),
         (
             lambda m, d: {"data": (d[0], torch.zeros(4))},
-            RuntimeError,
-            "shapley::loss_difference: targets must be int64",
+            ValueError,
+            "targets must be class indices, int64 [N], for cross_entropy, got torch.float32 [4]",
         ),
         (
             lambda m, d: {"data": (d[0], torch.full((4,), N_CLASSES))},

@@ -124,9 +124,13 @@ def test_paths_float64_network_agrees_and_is_left_to_the_suffix_path(group: str)
 def test_auto_path_takes_the_fastest_and_says_why_not_the_others() -> None:
     model, inputs, targets = build("chain")
     assert sc.ChannelGame(model, "fc1", (inputs, targets)).path == "walk"
-    game = sc.ChannelGame(model, "conv1", (inputs, targets))
+    assert sc.ChannelGame(model, "conv1", (inputs, targets)).path == "walk"
+    model, inputs, targets = build("decoder")
+    game = sc.ChannelGame(
+        model, sc.find_groups(model, inputs)[1], (inputs, targets), metric=lambda z, t: z.flatten(1).mean(1)
+    )
     assert game.path == "suffix"
-    assert "not the walk path: consumer conv2 is a Conv2d, not an nn.Linear" in game.describe()
+    assert "is a ConvTranspose2d, not an nn.Linear or nn.Conv2d" in game.describe()
 
 
 def test_auto_path_data_dependent_branch_falls_back_to_hooks_and_says_why() -> None:
@@ -281,28 +285,24 @@ class Folded(nn.Module):
 def test_paths_network_that_folds_into_the_batch_is_refused_with_the_reason(path: str) -> None:
     model = prepared(Folded())
     inputs = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(sc.PathError, match=r"got 5 entries for 1 rows: the network folds another dimension"):
+    with pytest.raises(sc.PathError, match=r"got 15 entries for 3 rows: the network folds another dimension"):
         sc.ChannelGame(model, "fc1", (inputs, torch.arange(3)), path=path)
     assert sc.ChannelGame(model, "fc2", (inputs, torch.arange(3))).path == "walk"
 
 
 def test_suffix_path_runs_the_prefix_once_per_sample() -> None:
     model, inputs, targets = build("resnet_basic")
-    rows_seen: dict[str, int] = {"3.conv1.0": 0, "4.conv1.0": 0}
+    suffix = sc.ChannelGame(model, "3.conv1.0", (inputs, targets), path="suffix")._rows._suffix
+    rows_seen = 0
 
-    def count(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            rows_seen[name] += args[0].shape[0]
+    def count(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal rows_seen
+        rows_seen += args[0].shape[0]
 
-        return hook
-
-    game = sc.ChannelGame(model, "3.conv1.0", (inputs, targets))
-    handles = [model.get_submodule(name).register_forward_pre_hook(count(name)) for name in rows_seen]
-    permutations, samples = sc.WalkSampler(8, len(inputs)).walks(0, 10)
-    game.walk_values(permutations, samples)
-    for handle in handles:
-        handle.remove()
-    assert rows_seen == {"3.conv1.0": 0, "4.conv1.0": 10 * 9}
+    assert "3.conv1.0" not in dict(suffix.run.named_modules())
+    suffix.run.get_submodule("4.conv1.0").register_forward_pre_hook(count)
+    suffix(torch.ones(7, 8, dtype=torch.bool), torch.zeros(7, dtype=torch.int64))
+    assert rows_seen == 7
 
 
 def test_masked_hooks_are_gone_after_an_error() -> None:

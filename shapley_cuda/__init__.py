@@ -17,6 +17,7 @@ from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
 from .masking import PathError
 from .networks import lenet5, network, pretrained, vgg_bn
+from .paths import Execution
 from .rankers import NonFinitePayoff, RankingProgress, rank
 from .samplers import WalkSampler
 from .surgery import (
@@ -35,6 +36,7 @@ __all__ = [
     "ChannelGame",
     "Consumer",
     "Estimate",
+    "Execution",
     "Group",
     "GroupError",
     "NonFinitePayoff",

@@ -100,7 +100,7 @@ def run_demo(
         for (method, measured), latency in zip(networks.items(), latencies, strict=True)
     ]
     curves = [accuracy_curve(model, ranked, test, _CURVE_SHARES) for ranked in estimates.values()]
-    title = f"{network} on Fashion-MNIST, {keep:.0%} of the channels kept"
+    title = f"{network} on Fashion-MNIST, {keep:.0%} of the channels of every layer kept"
     shown = max((g for g in groups if g.n_players <= 128), key=lambda g: g.n_players, default=groups[0]).name
     plot_results(folder / "plot.png", title, rows, curves, estimates["permutation"][shown], plans["permutation"])
     record = {"title": title, "rows": [asdict(r) for r in rows], "curves": [asdict(c) for c in curves]}

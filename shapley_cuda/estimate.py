@@ -17,7 +17,7 @@ __all__ = ["Estimate"]
 _FORMAT = "shapley_cuda.estimate/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """Values of the players of one group.
 

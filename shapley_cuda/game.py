@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from . import ops
 from .groups import Group, GroupError, cut_channels, find_group
 from .masking import PathError, masked_outputs, relative_deviation
 from .memory import PeakMemory, default_budget
-from .paths import HookPath, RowPath, SuffixPath, WalkPath
+from .paths import Execution, HookPath, LinearWalk, RowPath, SuffixPath, WalkPath
+from .tracing import Traced
 
 __all__ = ["ChannelGame", "Loss"]
 
@@ -23,7 +25,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 _METRICS = ("cross_entropy", "accuracy", "squared_error")
 _MAX_CHUNK_ROWS = 1 << 16
 _TRIAL = 2  # rows or walks from which the memory that one takes is told
-_EXACT_TOLERANCE = 1e-4  # float32 rounding through a deep network, reduced-precision convolutions included
+_CANDIDATES, _EXAMPLES = 64, 4  # a group is tried on the first samples whose outputs are finite
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class ChannelGame:
             game is used.
         group: name of a layer (see :func:`~shapley_cuda.find_group`) or a :class:`~shapley_cuda.Group`.
         data: ``(inputs [N, ...], targets)``, on the model's device. Class indices ``int64 [N]`` for
-            ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, anything indexable by row
-            for a loss of your own. A :class:`~shapley_cuda.Split` named "test" is refused.
+            ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, any tensor with one entry
+            per sample for a loss of your own. A :class:`~shapley_cuda.Split` named "test" is refused.
         metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
             ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
+        execution: how the suffix of the network runs, see :class:`~shapley_cuda.Execution`; the hook path takes none.
         memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 64 MiB
             on the CPU, a quarter of the free memory on a GPU.
 
@@ -76,6 +79,7 @@ class ChannelGame:
         *,
         metric: str | Loss = "cross_entropy",
         path: str = "auto",
+        execution: Execution | None = None,
         memory_budget: int | None = None,
     ):
         if memory_budget is not None and memory_budget < 1:
@@ -88,10 +92,10 @@ class ChannelGame:
         if not self.group.prunable:
             raise GroupError(f"group {self.group.name!r} cannot be pruned exactly: {self.group.reason}")
         self.n_evaluations = 0
-        self._check_exact(example)
-        self._walk, self._rows, self._why_not = self._choose_paths(path)
+        self._check_exact()
+        self._walk, self._rows, self._why_not = self._choose_paths(path, execution or Execution())
         self.memory_budget = default_budget(self.device) if memory_budget is None else memory_budget
-        self.bytes_per_row, self.bytes_per_walk = self._measure_memory()
+        self.bytes_per_row, self.bytes_per_walk = self._measure_memory(insist=path)
 
     @property
     def n_players(self) -> int:
@@ -125,6 +129,9 @@ class ChannelGame:
         fitting = min(_MAX_CHUNK_ROWS // (self.n_players + 1), self.memory_budget // self.bytes_per_walk)
         return max(2, fitting // 2 * 2)
 
+    def __repr__(self) -> str:
+        return f"ChannelGame({self.group.name!r}, {self.n_players} players, {self.n_samples} samples, {self.path} path)"
+
     def describe(self) -> str:
         """Say what the game is, which path runs it and why not a faster one."""
         metric = self.metric if isinstance(self.metric, str) else getattr(self.metric, "__name__", "user's loss")
@@ -149,10 +156,10 @@ class ChannelGame:
         """
         masks = self._check_masks(masks)
         self.n_evaluations += masks.shape[0] * self.n_samples
-        walk = self._walk
-        if walk is not None and walk.is_head and isinstance(self.metric, str):
+        head = self._head
+        if head is not None:
             values = ops.masked_eval(
-                walk.features, masks, walk.weight, walk.bias, self.data.targets, metric=self.metric
+                head.features, masks, head.weight, head.bias, self.data.targets, metric=str(self.metric)
             )
             return self._sign * values.double()
         if masks.shape[0] == 0:
@@ -201,6 +208,8 @@ class ChannelGame:
                 f"got {permutations.dtype} {list(permutations.shape)}"
             )
         permutations = permutations.to(self.device, torch.int32)
+        if not bool((permutations.sort(1).values == torch.arange(self.n_players, device=self.device)).all()):
+            raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
         sample_index = self._check_index(sample_index, permutations.shape[0])
         self.n_evaluations += permutations.shape[0] * (self.n_players + 1)
         chunks = zip(permutations.split(self.chunk_walks), sample_index.split(self.chunk_walks), strict=True)
@@ -208,15 +217,20 @@ class ChannelGame:
         return torch.cat(values) if values else torch.empty(0, self.n_players + 1, device=self.device)
 
     @property
+    def _head(self) -> LinearWalk | None:
+        """The consumer, where kernels can give the payoff without the network's outputs in memory."""
+        return self._walk.head if self._walk is not None and isinstance(self.metric, str) else None
+
+    @property
     def _sign(self) -> float:
         return 1.0 if self.metric == "accuracy" else -1.0
 
     def _evaluate(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        walk = self._walk
-        if walk is not None and walk.is_head and isinstance(self.metric, str):
+        head = self._head
+        if head is not None:
             return self._sign * ops.masked_eval(
-                walk.features, masks, walk.weight, walk.bias, self.data.targets,
-                sample_index=sample_index, metric=self.metric,
+                head.features, masks, head.weight, head.bias, self.data.targets,
+                sample_index=sample_index, metric=str(self.metric),
             )  # fmt: skip
         return self._payoff(self._rows.outputs(masks, sample_index), sample_index)
 
@@ -226,17 +240,16 @@ class ChannelGame:
         return torch.cat(values) if values else torch.empty(0, device=self.device)
 
     def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
-        walk, steps = self._walk, permutations.shape[1] + 1
-        if walk is None:
-            masks = masks_of_walks(permutations).flatten(0, 1)
-            return self._evaluate_in_chunks(masks, sample_index.repeat_interleave(steps)).view(-1, steps)
-        if walk.is_head and isinstance(self.metric, str):
+        head, steps = self._head, permutations.shape[1] + 1
+        if head is not None:
             return self._sign * ops.permutation_eval(
-                walk.features, permutations, walk.weight, walk.bias, self.data.targets, sample_index,
-                metric=self.metric,
+                head.features, permutations, head.weight, head.bias, self.data.targets, sample_index,
+                metric=str(self.metric),
             )  # fmt: skip
-        outputs = walk.outputs(permutations, sample_index)
-        return self._payoff(outputs, sample_index.repeat_interleave(steps)).view(-1, steps)
+        rows = sample_index.repeat_interleave(steps)
+        if self._walk is None:
+            return self._evaluate_in_chunks(masks_of_walks(permutations).flatten(0, 1), rows).view(-1, steps)
+        return self._payoff(self._walk.outputs(permutations, sample_index), rows).view(-1, steps)
 
     def _payoff(self, outputs: Tensor, sample_index: Tensor) -> Tensor:
         if isinstance(self.metric, str):
@@ -245,10 +258,8 @@ class ChannelGame:
                     f"metric {self.metric!r} needs network outputs [rows, K], got {list(outputs.shape)}; "
                     "give a callable for other outputs"
                 )
-            if (
-                outputs.dtype == torch.float64
-            ):  # payoffs are float32; the ops leave it to their callers to give bits away
-                outputs = outputs.float()
+            if outputs.dtype == torch.float64:
+                outputs = outputs.float()  # payoffs are float32; the ops leave it to their callers to give bits away
             return self._sign * ops.loss_difference(
                 outputs, self.data.targets, sample_index=sample_index, metric=self.metric
             )
@@ -257,66 +268,79 @@ class ChannelGame:
             raise ValueError(f"metric must return one loss per row, [{outputs.shape[0]}], got {list(loss.shape)}")
         return self._sign * loss.float()
 
-    def _choose_paths(self, path: str) -> tuple[WalkPath | None, RowPath, dict[str, str]]:
+    @torch.no_grad()
+    def _choose_paths(self, path: str, execution: Execution) -> tuple[WalkPath | None, RowPath, dict[str, str]]:
         if path not in ("auto", "walk", "suffix", "hook"):
             raise ValueError(f"path must be 'auto', 'walk', 'suffix' or 'hook', got {path!r}")
         why_not: dict[str, str] = {}
-        arguments = (self.model, self.group, self.data.inputs)
         walk: WalkPath | None = None
         rows: RowPath | None = None
-        with torch.no_grad():
-            if path in ("auto", "walk"):
-                try:
-                    walk = WalkPath(*arguments)
-                except PathError as error:
-                    if path == "walk":
-                        raise
-                    why_not["walk"] = str(error)
-            if path != "hook":
-                try:
-                    rows = SuffixPath(*arguments)
-                except PathError as error:
-                    if path == "suffix":
-                        raise
-                    why_not["suffix"] = str(error)
-            return walk, rows or HookPath(*arguments), why_not
+        if path in ("auto", "walk"):
+            try:
+                walk = WalkPath(Traced(self.model, self.data.inputs), self.group, self.data.inputs, execution)
+            except PathError as error:
+                if path == "walk":
+                    raise
+                why_not["walk"] = str(error)
+        if path != "hook":
+            try:
+                rows = SuffixPath(Traced(self.model, self.data.inputs), self.group, self.data.inputs, execution)
+            except PathError as error:
+                if path == "suffix":
+                    raise
+                why_not["suffix"] = str(error)
+        return walk, rows or HookPath(self.model, self.group, self.data.inputs), why_not
 
-    def _check_exact(self, example: Tensor) -> None:
+    @torch.no_grad()
+    def _check_exact(self) -> None:
         """Prune half of the channels of a copy and compare with the mask: what cannot be pruned exactly is refused."""
-        outputs = masked_outputs(self.model, [], example)
+        candidates = self.data.inputs[:_CANDIDATES]
+        outputs = masked_outputs(self.model, [], candidates)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
+        finite = outputs.flatten(1).isfinite().all(1) if outputs.dim() > 1 else outputs.isfinite()
+        if len(finite) == len(candidates) and not bool(finite.any()):
+            raise ValueError(f"model must give finite outputs, got none for the first {len(candidates)} samples")
+        example = (candidates[finite] if len(finite) == len(candidates) else candidates)[:_EXAMPLES]
         if self.n_players == 1:
             return
         # No regular pattern: every other channel looks the same after a flip or in two halves. This draw has none.
         kept = ops.sample_permutations(0, 1, 1, self.n_players)[0] % 2 == 0
+        try:  # in float64, rounding cannot be mistaken for channels that mix a little
+            deviation, tolerance = self._trial_cut(copy.deepcopy(self.model).double(), example.double(), kept), 1e-9
+        except (RuntimeError, TypeError, ValueError):  # a network that insists on its own type
+            deviation, tolerance = self._trial_cut(self.model, example, kept), 1e-4
+        if not deviation <= tolerance:
+            raise GroupError(
+                f"group {self.group.name!r} cannot be pruned exactly: outputs of the pruned and of the masked network "
+                f"differ by {deviation:.1e} of their largest value (at most {tolerance:.0e} is rounding); some "
+                "operation between its layers and their consumers mixes channels"
+            )
+
+    def _trial_cut(self, model: nn.Module, example: Tensor, kept: Tensor) -> float:
         name, removed = self.group.name, (~kept).nonzero().flatten().tolist()
         try:
-            with torch.no_grad():
-                pruned = cut_channels(self.model, {name: removed}, example)(example)
+            pruned = cut_channels(model, {name: removed}, example)(example)
         except GroupError:
             raise
         except Exception as error:  # whatever a layer that does not fit any more raises
             raise GroupError(
                 f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
             ) from error
-        reference = masked_outputs(self.model, [(self.group, kept)], example)
-        deviation = relative_deviation(pruned, reference)
-        if not deviation <= _EXACT_TOLERANCE:
-            raise GroupError(
-                f"group {name!r} cannot be pruned exactly: outputs of the pruned and of the masked network differ "
-                f"by {deviation:.1e} of their largest value (at most {_EXACT_TOLERANCE:.0e} is rounding); some "
-                "operation between its layers and their consumers mixes channels"
-            )
+        return relative_deviation(pruned, masked_outputs(model, [(self.group, kept)], example))
 
     @torch.no_grad()
-    def _measure_memory(self) -> tuple[int, int]:
+    def _measure_memory(self, insist: str) -> tuple[int, int]:
         """Peak bytes that one row and one walk take, from a trial of a few; the trial also proves that they can run."""
         masks = torch.ones(_TRIAL, self.n_players, dtype=torch.bool, device=self.device)
         sample_index = torch.zeros(_TRIAL, dtype=torch.int64, device=self.device)
         with PeakMemory() as memory:
             self._evaluate(masks, sample_index)
         bytes_per_row = max(1, memory.peak // _TRIAL)
+        pair = 2 * bytes_per_row * (self.n_players + 1)
+        if self._walk is not None and self._head is None and insist != "walk" and pair > self.memory_budget:
+            self._why_not["walk"] = f"a pair of walks takes up to {pair} bytes, the budget is {self.memory_budget}"
+            self._walk = None
         if self._walk is None:
             return bytes_per_row, (bytes_per_row + self.n_players) * (self.n_players + 1)
         permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).repeat(_TRIAL, 1)
@@ -346,10 +370,7 @@ class ChannelGame:
 
 def masks_of_walks(permutations: Tensor) -> Tensor:
     """Coalitions along walks: int32 ``[R, C]`` -> bool ``[R, C + 1, C]``; in step j the first j players are kept."""
-    ordered, rank = torch.sort(permutations, dim=1)
-    players = torch.arange(permutations.shape[1], device=permutations.device)
-    if not bool((ordered == players).all()):
-        raise ValueError(f"permutations must hold each of the {permutations.shape[1]} players once in every row")
+    rank = torch.argsort(permutations, dim=1)
     steps = torch.arange(permutations.shape[1] + 1, device=permutations.device)
     return rank[:, None, :] < steps[None, :, None]
 
@@ -363,8 +384,9 @@ def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
             f"model must be in evaluation mode (model.eval()), got {training[0]} in training mode: dropout and batch "
             "statistics would make payoffs random"
         )
-    if not (isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
-        raise TypeError(f"data must be a pair of tensors (inputs, targets), got {type(data).__name__}")
+    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
+        got = [type(d).__name__ for d in data] if isinstance(data, (tuple, list)) else type(data).__name__
+        raise TypeError(f"data must be a pair of tensors (inputs, targets), got {got}")
     if getattr(data, "name", None) == "test":
         raise ValueError('data must not be the split "test": values estimated on it would make its accuracies too good')
     inputs, targets = data
@@ -373,6 +395,14 @@ def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
     if targets.shape[0] != inputs.shape[0]:
         raise ValueError(
             f"data must have one target per input, got {inputs.shape[0]} inputs, {targets.shape[0]} targets"
+        )
+    if metric in ("cross_entropy", "accuracy") and (targets.dtype != torch.int64 or targets.dim() != 1):
+        raise ValueError(
+            f"targets must be class indices, int64 [N], for {metric}, got {targets.dtype} {list(targets.shape)}"
+        )
+    if metric == "squared_error" and (not targets.is_floating_point() or targets.dim() != 2):
+        raise ValueError(
+            f"targets must be floating point [N, K] for {metric}, got {targets.dtype} {list(targets.shape)}"
         )
     devices = {p.device for p in model.parameters()} | {inputs.device, targets.device}
     if len(devices) > 1:

@@ -82,7 +82,8 @@ class Group:
 
     @property
     def prunable(self) -> bool:
-        """Whether removing players is exactly what masking them at the consumers computes."""
+        """Whether removing players is exactly what masking them computes, as far as the layers tell. A game also tries
+        it, since operations between layers may mix channels."""
         return self.reason is None
 
     def __str__(self) -> str:
@@ -148,6 +149,8 @@ def pick_group(groups: Sequence[Group], name: str) -> Group:
     Raises:
         GroupError: no layer of that name produces channels. The message suggests near names.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"group must be the name of a layer or a Group, got {type(name).__name__}")
     for group in groups:
         if group.name == name:
             return group

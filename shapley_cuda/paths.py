@@ -5,23 +5,43 @@ A *row* is one sample under one coalition. Every path applies a coalition at the
 - ``HookPath`` runs the whole network on every row, with forward-pre-hooks on the consumers. It needs no tracing.
 - ``SuffixPath`` splits the network with ``torch.fx``. What no mask can reach, the prefix, runs once per sample; rows
   are gathered from its results, and only the suffix runs per row.
-- ``WalkPath`` is for one linear consumer: its pre-activation at all steps of a walk comes from one call of a walk
-  kernel, adding one channel at a time, and only what follows it runs per row.
+- ``WalkPath`` is for one consumer that is a convolution or a linear layer: its output at all steps of a walk comes from
+  one call of a walk kernel, adding one channel at a time, and only what follows it runs per row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from . import ops
+from .epilogue import Epilogue, find_epilogue
 from .groups import Consumer, Group
 from .masking import PathError, masked
 from .split import Split
+from .tracing import Traced
 
-__all__ = ["HookPath", "RowPath", "SuffixPath", "WalkPath"]
+__all__ = ["Execution", "HookPath", "RowPath", "SuffixPath", "WalkPath"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the suffix of a network runs. The defaults compute as the network itself does.
+
+    Attributes:
+        channels_last: keep images with their channels last in memory, which some hardware likes better.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` runs the suffix under autocast, on rows of that type; payoffs
+            stay float32. TF32 follows torch's own settings.
+        compile: True, or a mode of ``torch.compile`` (``"reduce-overhead"`` records CUDA graphs), compiles the suffix.
+    """
+
+    channels_last: bool = False
+    dtype: torch.dtype | None = None
+    compile: bool | str = False
 
 
 class RowPath(Protocol):
@@ -47,64 +67,143 @@ class HookPath:
             return self.model(self.inputs[sample_index])
 
 
+class _Suffix:
+    """The part of a network that runs per row, with what its rows are gathered from."""
+
+    def __init__(self, split: Split, boundary: Sequence[Tensor], execution: Execution):
+        self.dtype = execution.dtype
+        self.boundary = [_prepare(values, execution) for values in boundary]
+        self.run: Callable[..., Tensor] = split.suffix
+        if execution.compile:
+            self.run = torch.compile(split.suffix, mode=None if execution.compile is True else execution.compile)
+
+    def __call__(self, masks: Tensor | None, sample_index: Tensor, *rows: Tensor) -> Tensor:
+        with torch.autocast(sample_index.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.run(masks, sample_index, *self.boundary, *rows)
+
+
+def _prepare(values: Tensor, execution: Execution) -> Tensor:
+    if execution.channels_last and values.dim() == 4:
+        values = values.contiguous(memory_format=torch.channels_last)
+    narrower = execution.dtype is not None and values.is_floating_point()
+    return values.to(execution.dtype) if narrower else values
+
+
 class SuffixPath:
     """Run the prefix once per sample and the suffix once per row. The default wherever the network can be traced."""
 
     name = "suffix"
 
-    def __init__(self, model: nn.Module, group: Group, inputs: Tensor):
+    def __init__(self, traced: Traced, group: Group, inputs: Tensor, execution: Execution):
         consumers = {c.name: Consumer(c.name, c.player_of_input.to(inputs.device)) for c in group.consumers}
-        split = Split(model, inputs, consumers, replace_roots=False)
-        self.suffix = split.suffix
-        self.boundary = split.run_prefix(inputs)
+        split = Split(traced, traced.calls(consumers), consumers)
+        boundary, _ = split.run_prefix(inputs)
+        self._suffix = _Suffix(split, boundary, execution)
 
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        return self.suffix(masks, sample_index, *self.boundary)
+        return self._suffix(masks, sample_index)
 
 
 class WalkPath:
-    """Walks through one linear consumer, by kernels that add one channel at a time.
+    """Walks through one consumer, by kernels that add one channel at a time.
 
     Attributes:
-        is_head: the consumer's output is the network's output, so that a fused kernel can give the metric itself.
-        features: float ``[N, C, S]``, the consumer's input, its columns put in the players' order.
-        weight: ``[K, C * S]`` in the same order; bias ``[K]`` or None.
+        head: the consumer, if it is a linear layer whose output is the network's output, so that a fused kernel can
+            give the metric itself; else None.
     """
 
     name = "walk"
 
-    def __init__(self, model: nn.Module, group: Group, inputs: Tensor):
+    def __init__(self, traced: Traced, group: Group, inputs: Tensor, execution: Execution):
         if len(group.consumers) != 1:
             raise PathError(f"{len(group.consumers)} layers read the channels; a walk kernel serves one")
         consumer = group.consumers[0]
-        layer = model.get_submodule(consumer.name)
-        if type(layer) is not nn.Linear:
-            raise PathError(f"consumer {consumer.name} is a {type(layer).__name__}, not an nn.Linear")
+        calls = traced.calls([consumer.name])
+        if len(calls) != 1:
+            raise PathError(f"consumer {consumer.name} is called {len(calls)} times in one forward pass")
+        layer = traced.module.get_submodule(consumer.name)
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise PathError(f"consumer {consumer.name} has hooks of its own, which a walk kernel would not run")
-        columns = _columns_by_player(consumer.player_of_input, group.n_players)
-        split = Split(model, inputs, {consumer.name: consumer}, replace_roots=True)
-        if len(split.roots) != 1:
-            raise PathError(f"consumer {consumer.name} is called {len(split.roots)} times in one forward pass")
-        root = split.roots[0]
-        *boundary, x = split.run_prefix(inputs)
+        columns = _columns_by_player(consumer.player_of_input, group.n_players).to(inputs.device)
+        call = calls[0]
+        epilogue = find_epilogue(traced, call) if type(layer) is nn.Conv2d else Epilogue(call)
+        residuals = [] if epilogue.residual is None else [epilogue.residual]
+        split = Split(traced, [epilogue.last], extras=[call.all_input_nodes[0], *residuals])
+        boundary, (x, *residual) = split.run_prefix(inputs)
         if x.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
-        if x.dim() != 2:
+        if type(layer) is nn.Linear and x.dim() != 2:
             raise PathError(f"the input of {consumer.name} has {x.dim()} dimensions, a walk kernel needs 2")
-        columns = columns.to(x.device)
-        self.features = x[:, columns.flatten()].view(x.shape[0], *columns.shape).contiguous()
-        self.weight = layer.weight.detach()[:, columns.flatten()].contiguous()
-        self.bias = None if layer.bias is None else layer.bias.detach()
-        self.is_head = all(user.op == "output" and user.args[0] is root for user in root.users)
-        self._suffix, self._boundary = split.suffix, boundary
+        self._suffix = _Suffix(split, boundary, execution)
+        self.head: LinearWalk | None = None
+        if type(layer) is nn.Conv2d:
+            self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, x, columns, epilogue, residual, execution)
+        elif type(layer) is nn.Linear:
+            self._kernel = LinearWalk(layer, x, columns, execution)
+            if all(user.op == "output" and user.args[0] is call for user in call.users):
+                self.head = self._kernel
+        else:
+            raise PathError(f"consumer {consumer.name} is a {type(layer).__name__}, not an nn.Linear or nn.Conv2d")
 
     def outputs(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
         """Network outputs ``[R * (C + 1), ...]`` at every step of R walks, walk after walk."""
         steps = permutations.shape[1] + 1
-        x = ops.permutation_linear(self.features, permutations, self.weight, self.bias, sample_index)
-        rows = x.flatten(0, 1).to(self.weight.dtype)
-        return self._suffix(None, sample_index.repeat_interleave(steps), *self._boundary, rows)
+        rows = self._kernel.rows(permutations, sample_index)
+        return self._suffix(None, sample_index.repeat_interleave(steps), rows)
+
+
+class LinearWalk:
+    """A linear consumer with its input columns in the players' order.
+
+    Attributes:
+        features: float ``[N, C, S]``.
+        weight: ``[K, C * S]``.
+        bias: ``[K]`` or None.
+    """
+
+    def __init__(self, layer: nn.Linear, x: Tensor, columns: Tensor, execution: Execution):
+        self.features = x[:, columns.flatten()].view(x.shape[0], *columns.shape).contiguous()
+        self.weight = layer.weight.detach()[:, columns.flatten()].contiguous()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self._dtype = execution.dtype or layer.weight.dtype
+
+    def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+        """The layer's output at every step, ``[R * (C + 1), K]``."""
+        steps = ops.permutation_linear(self.features, permutations, self.weight, self.bias, sample_index)
+        return steps.flatten(0, 1).to(self._dtype)
+
+
+class ConvWalk:
+    """A convolution that is the consumer, with its input channels in the players' order and its epilogue fused."""
+
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        x: Tensor,
+        columns: Tensor,
+        epilogue: Epilogue,
+        residual: Sequence[Tensor],
+        execution: Execution,
+    ):
+        if columns.shape[1] != 1 or layer.groups != 1:
+            raise PathError("several input channels of the consumer belong to one player")
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise PathError(f"padding {layer.padding!r}, mode {layer.padding_mode!r} is not known to the walk kernel")
+        order = columns[:, 0]
+        self.x, self.weight = x[:, order].contiguous(), layer.weight.detach()[:, order].contiguous()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self._window = (list(layer.stride), list(layer.padding), list(layer.dilation))
+        self._epilogue, self._residual = epilogue, residual[0] if residual else None
+        self._channels_last, self._dtype = execution.channels_last, execution.dtype or layer.weight.dtype
+
+    def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+        """What the suffix reads at every step, ``[R * (C + 1), K, H', W']``."""
+        steps = ops.permutation_conv2d(
+            self.x, self.weight, self.bias, permutations, sample_index, *self._window,
+            residual=self._residual, activation=self._epilogue.activation,
+            negative_slope=self._epilogue.negative_slope, pool=self._epilogue.pool, channels_last=self._channels_last,
+        )  # fmt: skip
+        return steps.flatten(0, 1).to(self._dtype)
 
 
 def _columns_by_player(player_of_input: Tensor, n_players: int) -> Tensor:

@@ -99,8 +99,8 @@ def rank_permutation(
     its error is several times larger, since the orders' variance is not divided by the number of samples.
 
     Unbiased for the game on the data it was given. The values sum to v(all) - v(none) over the walks taken. The
-    standard errors come from the spread between independent walks (antithetic pairs count as one) and so include the
-    choice of the samples among others like them.
+    standard errors come from the spread between walks (antithetic pairs count as one) and so include the choice of the
+    samples among others like them; for the game on these very samples they are too large rather than too small.
 
     Args:
         game: the game to rank.
@@ -121,13 +121,16 @@ def rank_permutation(
         NonFinitePayoff: a payoff was NaN or infinite.
     """
     start, already = time.perf_counter(), game.n_evaluations
+    if type(seed) is not int:
+        raise TypeError(f"seed must be an int, got {seed!r}")
+    if budget is not None and budget != int(budget):
+        raise ValueError(f"budget must be a whole number of rows, got {budget!r}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, got {tolerance}")
     samples_per_walk = game.n_samples if shared else 1
     sampler = WalkSampler(game.n_players, 1 if shared else game.n_samples, seed, antithetic)
     rows_per_block = sampler.block * samples_per_walk * (game.n_players + 1)
-    if budget is None:
-        budget = _DEFAULT_PASSES * game.n_samples * (game.n_players + 1)
+    budget = _DEFAULT_PASSES * game.n_samples * (game.n_players + 1) if budget is None else int(budget)
     n_blocks = budget // rows_per_block
     if n_blocks < 2:
         raise ValueError(f"budget must be at least {2 * rows_per_block} rows (two blocks of walks), got {budget}")
@@ -176,8 +179,8 @@ def rank_random(game: ChannelGame, *, seed: int = 0) -> Estimate:
 
 
 def rank_magnitude(game: ChannelGame, *, p: float = 1) -> Estimate:
-    """Value each channel by the p-norm of the weights that produce it ("Pruning Filters for Efficient ConvNets", Li
-    et al., 2017, uses p = 1). Costs no evaluation."""
+    """Value each channel by the p-norm of the weights that produce it, in the group's first layer ("Pruning Filters for
+    Efficient ConvNets", Li et al., 2017, uses p = 1). Costs no evaluation."""
     start = time.perf_counter()
     layer = game.model.get_submodule(game.group.name)
     assert isinstance(layer.weight, Tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .estimate import Estimate
+from .files import write_whole
 from .groups import find_groups, pick_group
 from .masking import masked_outputs
 from .surgery import PruningPlan
@@ -37,7 +38,7 @@ class ResultRow:
         kept: channels kept over channels there were, all groups together.
         parameters: number of parameters.
         macs: multiply-accumulates for one sample.
-        latency_ms: median time of one batch, in milliseconds.
+        latency_ms: time of one batch, the shortest of several, in milliseconds.
         accuracy_before: accuracy before retraining, as a share of 1.
         accuracy_after: accuracy after retraining; None where nothing was retrained.
         ranking_seconds: time that ranking took; None for the original network.
@@ -93,8 +94,8 @@ def results_table(rows: Sequence[ResultRow], batch_size: int, title: str) -> Tab
 
 @torch.no_grad()
 def measure_latencies(models: Sequence[nn.Module], batch: Tensor, repeats: int = 31) -> list[float]:
-    """Median time in milliseconds that each model takes for ``batch``, after a warm-up. The models take turns, so that
-    whatever else the machine does slows all of them alike."""
+    """Shortest of the times in milliseconds that each model takes for ``batch``, after a warm-up. They take turns;
+    the shortest time is the one that other work on the machine disturbed the least."""
     times: list[list[float]] = [[] for _ in models]
     for repeat in range(repeats + 3):
         for model, taken in zip(models, times, strict=True):
@@ -106,7 +107,7 @@ def measure_latencies(models: Sequence[nn.Module], batch: Tensor, repeats: int =
                 torch.cuda.synchronize(batch.device)
             if repeat >= 3:
                 taken.append(time.perf_counter() - start)
-    return [1e3 * statistics.median(taken) for taken in times]
+    return [1e3 * min(taken) for taken in times]
 
 
 @torch.no_grad()
@@ -176,7 +177,9 @@ def plot_results(
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(path, picture.getvalue())
 
 
 def _draw_curves(axes: Axes, curves: Sequence[AccuracyCurve], unpruned: float, pruned_share: float) -> None:
@@ -213,7 +216,7 @@ def _draw_values(axes: Axes, estimate: Estimate, plan: PruningPlan) -> None:
 
 
 def _draw_accuracies(axes: Axes, rows: Sequence[ResultRow]) -> None:
-    axes.set_title("Before and after retraining", loc="left")
+    axes.set_title("Before (light) and after retraining", loc="left")
     unpruned, pruned = 100 * rows[0].accuracy_before, rows[1:]
     axes.axhline(unpruned, color="0.4", linewidth=1, linestyle="--")
     above_line: dict[str, Any] = {

@@ -121,21 +121,28 @@ def plan_pruning(
         A :class:`PruningPlan`. Channels of equal value go in the order of their numbers.
 
     Raises:
-        GroupError: a group does not exist or cannot be pruned exactly.
-        ValueError: ``keep`` is out of range, a ranking has not one value per channel, or two rankings name the same
-            group by different layers.
+        GroupError: a group does not exist or cannot be pruned, as far as its layers tell; :func:`prune` also compares
+            outputs.
+        ValueError: ``keep`` is out of range or names a group that is not ranked, a ranking is another group's or has
+            not one value per channel, or two rankings name the same group by different layers.
 
     Example:
         >>> plan = sc.plan_pruning(model, {"conv2": estimate}, keep=0.5, example_input=images)
         >>> print(plan)
     """
+    if not isinstance(rankings, Mapping):
+        raise TypeError(f"rankings must map groups to estimates, got {type(rankings).__name__}")
+    if isinstance(keep, Mapping) and set(keep) != set(rankings):
+        raise ValueError(f"keep must name the groups that are ranked, {sorted(rankings)}, got {sorted(keep)}")
     sample = example_input[:1]
     removed: dict[str, list[int]] = {}
     n_players: dict[str, int] = {}
     for (name, ranking), group in zip(rankings.items(), _prunable_groups(model, rankings, sample), strict=True):
         if group.name in removed:
             raise ValueError(f"rankings must name each group once, got {name!r} and another layer of {group.name!r}")
-        values = ranking.values if isinstance(ranking, Estimate) else ranking
+        if isinstance(ranking, Estimate) and ranking.group != group.name:
+            raise ValueError(f"ranking of {name!r} must be of group {group.name!r}, got one of {ranking.group!r}")
+        values = ranking.values if isinstance(ranking, Estimate) else torch.as_tensor(ranking)
         if values.shape != (group.n_players,):
             raise ValueError(f"ranking of {name!r} must have {group.n_players} values, got shape {list(values.shape)}")
         if not bool(values.isfinite().all()):
@@ -202,7 +209,16 @@ def count_macs(model: nn.Module, sample: Tensor) -> int:
 
 
 def save_pruned(pruned: nn.Module, plan: PruningPlan, folder: str | Path) -> None:
-    """Write ``plan.json`` and ``model.safetensors``. Nothing is pickled; each file appears whole or not at all."""
+    """Write ``plan.json`` and ``model.safetensors``. Nothing is pickled; each file appears whole or not at all.
+
+    Raises:
+        ValueError: the network has not as many parameters as the plan leaves; nothing is written.
+    """
+    if count_parameters(pruned) != plan.parameters[1]:
+        raise ValueError(
+            f"pruned must be the network that the plan leaves, of {plan.parameters[1]:,} parameters, "
+            f"got one of {count_parameters(pruned):,}"
+        )
     folder = Path(folder)
     # Copies: safetensors refuses tensors that share memory, as tied parameters do.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in pruned.state_dict().items()}
@@ -274,19 +290,15 @@ def _prunable_groups(model: nn.Module, names: Iterable[str], sample: Tensor) -> 
 
 
 def _number_kept(group: Group, name: str, keep: float | Mapping[str, int | float]) -> int:
-    if isinstance(keep, Mapping):
-        if name not in keep:
-            raise ValueError(f"keep must name every group, got nothing for {name!r}")
-        keep = keep[name]
-    elif not isinstance(keep, float):
-        raise ValueError(f"keep must be a share in (0, 1] or map groups to numbers of channels, got {keep!r}")
-    if isinstance(keep, float):
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep must be a share in (0, 1] or a number of channels, got {keep}")
-        return max(1, round(keep * group.n_players))
-    if not 1 <= keep <= group.n_players:
-        raise ValueError(f"keep of {group.name!r} must be from 1 to {group.n_players} channels, got {keep}")
-    return int(keep)
+    wanted = keep[name] if isinstance(keep, Mapping) else keep
+    if isinstance(wanted, float) and 0 < wanted <= 1:
+        return max(1, round(wanted * group.n_players))
+    if isinstance(keep, Mapping) and type(wanted) is int and 1 <= wanted <= group.n_players:
+        return wanted
+    raise ValueError(
+        f"keep of {name!r} must be a share, as a float in (0, 1], or in a mapping of groups a number of channels, "
+        f"as an int from 1 to {group.n_players}, got {wanted!r}"
+    )
 
 
 def _are_counts(values: Any) -> bool:
