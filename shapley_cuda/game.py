@@ -56,7 +56,7 @@ class ChannelGame:
             ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
         execution: how the suffix of the network runs, see :class:`~shapley_cuda.Execution`; the hook path takes none.
-        memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 64 MiB
+        memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 32 MiB
             on the CPU, a quarter of the free memory on a GPU.
 
     Raises:

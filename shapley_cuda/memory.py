@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["PeakMemory", "default_budget"]
 
-_DEFAULT_CPU = 64 << 20  # small chunks stay in the caches, and their pages are used again
+_DEFAULT_CPU = 32 << 20  # beyond this, the C library takes fresh pages for every chunk
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes that a chunk of rows may take: 64 MiB on the CPU, a quarter of what is free on a GPU."""
+    """Bytes that a chunk of rows may take: 32 MiB on the CPU, a quarter of what is free on a GPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free // 4
