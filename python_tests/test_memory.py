@@ -38,5 +38,5 @@ def test_peak_memory_of_several_outputs_counts_each_once() -> None:
     assert memory.peak == 1024 + values.untyped_storage().nbytes() + indices.untyped_storage().nbytes()
 
 
-def test_default_budget_of_the_cpu_is_64_mib() -> None:
+def test_default_budget_of_the_cpu_is_32_mib() -> None:
     assert default_budget(torch.device("cpu")) == 64 * 1024 * 1024
