@@ -39,4 +39,4 @@ def test_peak_memory_of_several_outputs_counts_each_once() -> None:
 
 
 def test_default_budget_of_the_cpu_is_32_mib() -> None:
-    assert default_budget(torch.device("cpu")) == 64 * 1024 * 1024
+    assert default_budget(torch.device("cpu")) == 32 * 1024 * 1024
