@@ -1,4 +1,5 @@
 #include "masked_eval.h"
+#include "masked_means_mma.cuh"
 #include "row_metric.cuh"
 
 namespace shapley {
@@ -10,14 +11,8 @@ constexpr int kRowColumns = 16;
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int64_t kMaxGridY = 65535;
 
-struct Scratch {
-  double* block_sums;  // [blocks of samples, masks]
-  uint32_t* words;     // [ceil(C / 32), masks]: bit i of word w is player 32 w + i
-  int64_t first_mask, n_masks, n_blocks;
-};
-
 // A warp packs one mask.
-__global__ void __launch_bounds__(kThreads) pack_masks_kernel(MaskedEvalParams p, Scratch scratch) {
+__global__ void __launch_bounds__(kThreads) pack_masks_kernel(MaskedEvalParams p, MeansScratch scratch) {
   const int64_t m = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   const int lane = threadIdx.x & 31;
   if (m >= scratch.n_masks) return;
@@ -49,16 +44,16 @@ __device__ __forceinline__ void load_contributions(const HeadParams& head, int64
 
 // A thread is one mask, a block 128 masks and one block of samples; kColumns outputs at a time are in registers.
 template <int kColumns>
-__global__ void __launch_bounds__(kThreads, 4) masked_means_kernel(MaskedEvalParams p, Scratch scratch) {
+__global__ void __launch_bounds__(kThreads, 4) masked_means_kernel(MaskedEvalParams p, MeansScratch scratch) {
   __shared__ __align__(16) float contributions[kWord * kColumns];
   const HeadParams& head = p.head;
-  const int64_t n_outputs = head.n_outputs;
+  const int64_t n_outputs = head.n_outputs, block_samples = scratch.block_samples;
   const int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const bool active = m < scratch.n_masks;
   for (int64_t block = blockIdx.y; block < scratch.n_blocks; block += gridDim.y) {
-    const int64_t end = min((block + 1) * kMeanBlock, head.n_samples);
+    const int64_t end = min((block + 1) * block_samples, head.n_samples);
     double total = 0.0;
-    for (int64_t sample = block * kMeanBlock; sample < end; ++sample) {
+    for (int64_t sample = block * block_samples; sample < end; ++sample) {
       const RowTarget target = row_target(head, sample);
       RowMetric row;
       for (int64_t first_output = 0; first_output < n_outputs; first_output += kColumns) {
@@ -98,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 4) masked_means_kernel(MaskedEvalPar
   }
 }
 
-__global__ void __launch_bounds__(kThreads) add_blocks_kernel(MaskedEvalParams p, Scratch scratch) {
+__global__ void __launch_bounds__(kThreads) add_blocks_kernel(MaskedEvalParams p, MeansScratch scratch) {
   const int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (m >= scratch.n_masks) return;
   double total = 0.0;
@@ -151,11 +146,17 @@ unsigned blocks_for(int64_t items, int per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
-int launch_means(const MaskedEvalParams& p, const Scratch& scratch, cudaStream_t stream) {
+int launch_means(const MaskedEvalParams& p, const MeansScratch& scratch, cudaStream_t stream) {
+  static_assert(kMmaMasks == kThreads, "both kernels take 128 masks a block");
   const dim3 grid(blocks_for(scratch.n_masks, kThreads),
                   static_cast<unsigned>(scratch.n_blocks < kMaxGridY ? scratch.n_blocks : kMaxGridY));
+  bool mma = false;
+  const cudaError_t error = has_mma(masked_means_mma_kernel<true>, &mma);
+  if (error != cudaSuccess) return static_cast<int>(error);
   SHAPLEY_LAUNCH(pack_masks_kernel, blocks_for(scratch.n_masks, kThreads / 32), kThreads, 0, stream, p, scratch);
-  if (p.head.n_outputs <= 4) {
+  if (mma) {
+    launch_means_mma(p, scratch, grid, stream);
+  } else if (p.head.n_outputs <= 4) {
     SHAPLEY_LAUNCH(masked_means_kernel<4>, grid, kThreads, 0, stream, p, scratch);
   } else if (p.head.n_outputs <= 8) {
     SHAPLEY_LAUNCH(masked_means_kernel<8>, grid, kThreads, 0, stream, p, scratch);
@@ -178,10 +179,13 @@ int launch_masked_eval(const MaskedEvalParams& p, void* stream) {
     return static_cast<int>(cudaGetLastError());
   }
   for (int64_t first = 0; first < p.n_masks; first += p.scratch_masks) {
-    Scratch scratch;
+    MeansScratch scratch;
     scratch.first_mask = first;
     scratch.n_masks = p.n_masks - first < p.scratch_masks ? p.n_masks - first : p.scratch_masks;
-    scratch.n_blocks = mean_blocks(p.head);
+    scratch.block_samples = static_cast<int>(mean_block_samples(p.head));
+    scratch.tile_samples = static_cast<int>(mean_tile_samples(p.head));
+    scratch.tile_outputs = static_cast<int>(mean_tile_outputs(p.head));
+    scratch.n_blocks = (p.head.n_samples + scratch.block_samples - 1) / scratch.block_samples;
     scratch.block_sums = static_cast<double*>(p.scratch);
     scratch.words = reinterpret_cast<uint32_t*>(scratch.block_sums + scratch.n_blocks * scratch.n_masks);
     const int error = launch_means(p, scratch, on);

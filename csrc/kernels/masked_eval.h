@@ -14,18 +14,22 @@
 // time stay in the first-level cache while a tile of masks goes by. For few masks the same sums directly. A square of
 // masks and outputs is then turned around, and the metric taken with a lane a mask.
 //
-// CUDA, mean over samples: masks are packed to bits; a block is 128 masks (a thread each) on kMeanBlock samples, with 4
-// to 16 outputs in registers; contributions of 32 players are computed into shared memory (at most 2 KiB) and added by
-// every thread whose bit is set. A second kernel adds the blocks of samples.
+// CUDA, mean over samples: masks are packed to bits. From compute capability 8.0 on a matrix product on tensor cores,
+// for every K: masked_means_mma.cuh. Below, a block is 128 masks (a thread each) on a block of samples, with 4 to 16
+// outputs in registers; contributions of 32 players are computed into shared memory (at most 2 KiB) and added by every
+// thread whose bit is set. A second kernel adds the blocks of samples.
 // CUDA, own samples: a warp is a mask; lanes share the weight's columns, 16 outputs at a time, and add up by
 // butterflies.
 //
-// Bytes: M C + 4 N C S read, the weight from caches, and M N / 2 of sums written and read. Operations for the mean: M N
-// C K additions (a sixth of them on the CPU) and about 20 M N K for the metric. Bound by arithmetic.
+// Bytes: M C + 4 N C S read, the weight from caches, and at most 16 M N of sums written and read (16 M N / 30 for K =
+// 10). Operations for the mean: M N C K additions (a sixth of them on the CPU) and about 20 M N K for the metric. Bound
+// by arithmetic.
 //
 // Accumulators: outputs float32. CPU: within a group in the order of the players, onto zero; the groups, onto the bias.
-// CUDA: in the order of the players, onto the bias; own samples: a lane's columns, then the butterfly.
-// Means float64: within kMeanBlock samples in their order, then the blocks in theirs.
+// CUDA: tensor cores as told in masked_means_mma.cuh; else in the order of the players, onto the bias; own samples: a
+// lane's columns, then the butterfly.
+// Means float64: within a block of samples (CPU kMeanBlock, CUDA mean_block_samples) in their order, then the blocks in
+// theirs.
 // The order depends on C, S, K and N alone: same bits on every run, for any M, in any split of the masks, on any number
 // of threads.
 //
@@ -76,10 +80,33 @@ static inline int64_t masked_eval_scratch(const HeadParams& head) {
   return 2 * kBatch * 8 + floats * 4 + mask_groups(head) * kCodeStride;
 }
 
+// How CUDA cuts the mean over samples: tiles of columns, a column one output of one sample; and blocks of samples of up
+// to 8 tiles, so that few masks and samples still are many blocks.
+constexpr int64_t kMeanColumns = 64;
+constexpr int64_t kMeanTiles = 8;
+
+// Samples side by side in a tile.
+static inline int64_t mean_tile_samples(const HeadParams& head) {
+  const int64_t fit = kMeanColumns / head.n_outputs;
+  return fit < 1 ? 1 : fit < kMeanBlock ? fit : kMeanBlock;
+}
+// Outputs of a sample in a tile: all, or equal parts.
+static inline int64_t mean_tile_outputs(const HeadParams& head) {
+  const int64_t tiles = (head.n_outputs + kMeanColumns - 1) / kMeanColumns;
+  return (head.n_outputs + tiles - 1) / tiles;
+}
+static inline int64_t mean_block_samples(const HeadParams& head) {
+  const int64_t samples = mean_tile_samples(head);
+  const int64_t tiles_each = (head.n_outputs + kMeanColumns - 1) / kMeanColumns;
+  const int64_t most = kMeanBlock / samples, tiles = kMeanTiles / tiles_each;
+  return samples * (tiles < 1 ? 1 : tiles < most ? tiles : most);
+}
+
 // Bytes of scratch on CUDA for the mean over samples: sums of blocks of samples and masks as bits. Masks beyond
 // `scratch_masks` wait for the next launch, so that 64 MiB or 128 masks' worth are enough for any M.
 static inline int64_t masked_eval_cuda_bytes_per_mask(const HeadParams& head) {
-  return mean_blocks(head) * 8 + (head.n_players + 31) / 32 * 4;
+  const int64_t samples = mean_block_samples(head);
+  return (head.n_samples + samples - 1) / samples * 8 + (head.n_players + 31) / 32 * 4;
 }
 static inline int64_t masked_eval_cuda_masks(const HeadParams& head, int64_t n_masks) {
   const int64_t fit = (int64_t{64} << 20) / masked_eval_cuda_bytes_per_mask(head) / 128 * 128;

@@ -19,9 +19,11 @@
 // a __syncthreads too. __activemask is left out, because its answer depends on the schedule, and so are atomics on
 // floating point, because their sums do.
 //
-// Not covered: races between blocks on global memory (blocks run one after another), streams, tensor cores, cp.async,
-// TMA, inline PTX, cooperative groups, clusters, CUB, register and total shared memory limits (compile_report.sh shows
-// those), and the rounding of approximate intrinsics.
+// Of tensor cores there is one instruction (tensor_cores.h), for kernels to call in place of their inline PTX.
+//
+// Not covered: races between blocks on global memory (blocks run one after another), streams, cp.async, TMA, inline
+// PTX, cooperative groups, clusters, CUB, register and total shared memory limits (compile_report.sh shows those), and
+// the rounding of approximate intrinsics.
 #pragma once
 
 #define SHAPLEY_EMULATOR
@@ -33,5 +35,7 @@
 #include "collectives.h"
 
 #include "device_math.h"
+
+#include "tensor_cores.h"
 
 #include "launch.h"

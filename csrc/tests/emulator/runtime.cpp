@@ -16,6 +16,7 @@ constexpr int kMostKernels = 256;
 Limit limits[kMostKernels];
 int n_limits = 0;
 int multiprocessors = 4;
+int virtual_architecture = 90;
 cudaError_t last_error = cudaSuccess;
 
 }  // namespace
@@ -45,6 +46,12 @@ void set_last_error(cudaError_t error) {
 }
 void set_multiprocessors(int count) {
   multiprocessors = count;
+}
+void set_ptx_version(int version) {
+  virtual_architecture = version;
+}
+int ptx_version() {
+  return virtual_architecture;
 }
 
 }  // namespace emulator

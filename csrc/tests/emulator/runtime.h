@@ -19,6 +19,10 @@ enum cudaDeviceAttr : int {
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
+struct cudaFuncAttributes {
+  int ptxVersion;  // the virtual architecture that the code was made for
+};
+
 enum cudaMemcpyKind : int { cudaMemcpyDeviceToDevice = 3, cudaMemcpyDefault = 4 };
 
 // As in CUDA: gives the last launch's error once, then forgets it.
@@ -47,9 +51,19 @@ void set_last_error(cudaError_t error);
 // not depend on it.
 void set_multiprocessors(int count);
 
+// Which virtual architecture kernels were compiled for (90 unless set): launchers pick kernels by it.
+void set_ptx_version(int version);
+int ptx_version();
+
 }  // namespace emulator
 
 template <class... Params>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, int value) {
   return emulator::set_dynamic_shared_limit(reinterpret_cast<const void*>(kernel), value);
+}
+
+template <class... Params>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Params...)) {
+  attributes->ptxVersion = emulator::ptx_version();
+  return cudaSuccess;
 }

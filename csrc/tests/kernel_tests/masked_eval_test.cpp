@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../emulator/runtime.h"
 #include "head_case.h"
 
 namespace shapley::tests {
@@ -59,8 +60,11 @@ std::vector<Expected> expected_values(const HeadCase& head, const Masks& masks) 
   return all;
 }
 
-// `by_samples`: without sample_index the CPU's tasks are blocks of samples rather than masks.
-std::vector<float> run(const HeadCase& head, const Masks& masks, const Machine& machine, bool by_samples) {
+// `by_samples`: without sample_index the CPU's tasks are blocks of samples rather than masks. `ptx`: what the CUDA
+// kernels were compiled for: from 80 on means are taken on tensor cores.
+std::vector<float> run(const HeadCase& head, const Masks& masks, const Machine& machine, bool by_samples,
+                       int ptx = 90) {
+  emulator::set_ptx_version(ptx);
   HeadBuffers buffers(head, machine, false);
   Guarded<unsigned char> kept(masks.kept);
   Guarded<int64_t> samples(masks.sample_index), order(order_by_sample(masks.sample_index));
@@ -99,6 +103,25 @@ std::vector<float> run(const HeadCase& head, const Masks& masks, const Machine& 
   return out.values();
 }
 
+// The CUDA kernels of older devices: right, and the same bits in every order.
+void check_without_tensor_cores(const HeadCase& head, const Masks& masks, const std::vector<Expected>& expected,
+                                const std::string& name) {
+  std::vector<float> first;
+  for (const Machine& machine : all_machines()) {
+    if (!machine.cuda()) continue;
+    emulator::set_schedule(machine.schedule.order, machine.schedule.seed);
+    const std::vector<float> got = run(head, masks, machine, false, 75);
+    for (size_t m = 0; m < got.size(); ++m) {
+      CHECK(within(got[m], expected[m]), "%s without tensor cores, mask %zu: %.9g, not %.9g within %.2g", name.c_str(),
+            m, static_cast<double>(got[m]), expected[m].value, expected[m].tolerance);
+    }
+    if (first.empty()) first = got;
+    CHECK(std::memcmp(first.data(), got.data(), got.size() * sizeof(float)) == 0, "%s without tensor cores on %s",
+          name.c_str(), machine.name().c_str());
+  }
+  emulator::set_schedule(emulator::Order::kForward);
+}
+
 void check_case(const HeadCase& head, const Masks& masks) {
   const std::vector<Expected> expected = expected_values(head, masks);
   const std::string name =
@@ -111,6 +134,7 @@ void check_case(const HeadCase& head, const Masks& masks) {
     CHECK(std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0, "%s on %s: blocks of samples differ",
           name.c_str(), machine.name().c_str());
   }
+  check_without_tensor_cores(head, masks, expected, name);
 }
 
 TEST(masked_eval_all_metrics_match_reference) {
@@ -157,6 +181,79 @@ TEST(masked_eval_nan_features_reach_only_masks_that_keep_them) {
       check_case(head, Masks(head, 40, false, 10));
     }
   }
+}
+
+// Tiles of columns hold several samples, one, or a part of one's outputs; masks fill a block or not.
+TEST(masked_eval_means_of_every_tiling_match_reference) {
+  struct Size {
+    int64_t n_masks, n_samples, n_players, n_positions, n_outputs;
+  };
+  const std::vector<Size> all = {{1, 1, 1, 1, 1},     {2, 70, 2, 1, 1},    {5, 33, 31, 1, 2},     {300, 7, 33, 1, 10},
+                                 {129, 70, 12, 1, 3}, {64, 13, 36, 1, 31}, {65, 3, 129, 1, 33},   {17, 9, 64, 1, 64},
+                                 {9, 10, 20, 1, 65},  {3, 9, 33, 2, 129},  {130, 2, 128, 1, 200}, {40, 3, 5, 49, 7}};
+  const std::vector<Size> small = {{3, 7, 9, 1, 10}, {2, 2, 33, 1, 65}};
+  uint64_t seed = 20;
+  for (const Size& size : kSmall ? small : all) {
+    ++seed;
+    const HeadCase head(size.n_samples, size.n_players, size.n_positions, size.n_outputs, kMetrics[seed % 3], false,
+                        seed);
+    check_case(head, Masks(head, size.n_masks, false, seed));
+  }
+}
+
+// A mask's mean has the same bits alone and among others, whatever the removed players hold.
+TEST(masked_eval_means_do_not_depend_on_other_masks_or_removed_players) {
+  const float kOdd[] = {NAN, INFINITY, -INFINITY, 3e38f, -1e30f};
+  for (Metric metric : kMetrics) {
+    for (int64_t n_outputs : sizes({3, 20, 70})) {
+      const int64_t n_players = kSmall ? 9 : 45, n_masks = kSmall ? 4 : 200, player = n_players - 2;
+      HeadCase head(9, n_players, 1, n_outputs, metric, false, 31);
+      Masks masks(head, n_masks, false, 32);
+      std::vector<size_t> without;
+      for (int64_t m = 0; m < n_masks; ++m) {
+        if (!masks.kept[m * n_players + player]) without.push_back(m);
+      }
+      const std::vector<float> clean = run(head, masks, Machine{}, false);
+      for (int64_t m : {int64_t{0}, n_masks / 2, n_masks - 1}) {
+        Masks one = masks;
+        one.n_masks = 1;
+        one.kept.assign(masks.kept.begin() + m * n_players, masks.kept.begin() + (m + 1) * n_players);
+        CHECK(std::memcmp(run(head, one, Machine{}, false).data(), &clean[m], sizeof(float)) == 0, "%s mask %lld alone",
+              head.name().c_str(), static_cast<long long>(m));
+      }
+      for (float odd : kOdd) {
+        head.features[4 * n_players + player] = odd;
+        const std::vector<float> got = run(head, masks, Machine{}, false);
+        for (size_t m : without) {
+          CHECK(std::memcmp(&got[m], &clean[m], sizeof(float)) == 0, "%s mask %zu with %g removed: %.9g, not %.9g",
+                head.name().c_str(), m, static_cast<double>(odd), static_cast<double>(got[m]),
+                static_cast<double>(clean[m]));
+        }
+        CHECK(std::isnan(got[1]) || std::isfinite(odd) || metric != Metric::kCrossEntropy, "%s with %g kept: %g",
+              head.name().c_str(), static_cast<double>(odd), static_cast<double>(got[1]));
+        CHECK(std::isnan(got[1]) || !std::isnan(odd), "%s with NaN kept: %g", head.name().c_str(),
+              static_cast<double>(got[1]));
+      }
+    }
+  }
+}
+
+// Contributions so large that tensor cores do not get them still count, and exactly.
+TEST(masked_eval_means_of_huge_contributions_match_reference) {
+  HeadCase head(3, 40, 1, 5, Metric::kSquaredError, true, 40);
+  for (float& f : head.features) f = 0.0f;
+  for (float& w : head.weight) w = 1.0f;
+  std::fill(head.target_values.begin(), head.target_values.end(), 0.0f);
+  head.bias.clear();
+  head.features[7] = 0x1p62f;
+  head.features[40 + 39] = 0x1.8p62f;
+  check_case(head, Masks(head, 6, false, 40));
+  for (float& w : head.weight) w = 0x1p34f;
+  head.features[7] = 0x1p62f, head.features[33] = -0x1p62f;
+  head.features[40 + 39] = 0x1p-34f;
+  Masks both(head, 6, false, 40);
+  for (int64_t m = 0; m < 6; ++m) both.kept[m * 40 + 7] = both.kept[m * 40 + 33] = 1;
+  check_case(head, both);
 }
 
 TEST(masked_eval_cuda_rows_out_of_range_become_nan) {
