@@ -15,7 +15,7 @@ import shapley_cuda as sc
 from shapley_cuda.report import ResultRow, accuracy_curve, measure_latencies, results_table
 
 
-def test_measure_latencies_is_the_shortest_in_milliseconds_and_skips_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_latencies_is_the_shortest_time_and_skips_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     slow_passes = itertools.chain([0.0005] * 3, itertools.cycle([0.004, 0.002, 0.9]))
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import write_whole
+from .files import read_record, write_whole
 
 __all__ = ["Estimate"]
 
@@ -63,13 +63,7 @@ class Estimate:
         Raises:
             ValueError: the text is not JSON or not such a record; the message says what was expected.
         """
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"an estimate must be JSON, got: {error}") from error
-        names = {f.name for f in fields(cls)}
-        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT or set(record) != names:
-            raise ValueError(f"an estimate must be a JSON object of format {_FORMAT} with fields {sorted(names)}")
+        record = read_record(text, "an estimate", _FORMAT, [f.name for f in fields(cls)])
         values = _numbers("values", record["values"])
         spread = record["standard_error"]
         standard_error = None if spread is None else _numbers("standard_error", spread)

@@ -1,12 +1,15 @@
-"""Output files appear whole or not at all."""
+"""Files: written whole or not at all, and read without trusting them."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-__all__ = ["write_whole"]
+__all__ = ["read_record", "write_whole"]
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -26,3 +29,18 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def read_record(text: str, what: str, record_format: str, names: Collection[str]) -> dict[str, Any]:
+    """Read a JSON object of a format of ours; the values of its fields are the caller's to check.
+
+    Raises:
+        ValueError: the text is not JSON, of another format, or has not exactly these fields; names ``what`` it is.
+    """
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} must be JSON, got: {error}") from error
+    if not isinstance(record, dict) or record.pop("format", None) != record_format or set(record) != set(names):
+        raise ValueError(f"{what} must be a JSON object of format {record_format} with fields {sorted(names)}")
+    return record

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .estimate import Estimate
-from .files import write_whole
+from .files import read_record, write_whole
 from .groups import Group, GroupError, cut_channels, find_groups, pick_group
 from .masking import masked_outputs, relative_deviation
 
@@ -80,13 +80,7 @@ class PruningPlan:
         Raises:
             ValueError: the text is not JSON or not such a plan; the message says what was expected.
         """
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a plan must be JSON, got: {error}") from error
-        names = {f.name for f in fields(cls)}
-        if not isinstance(record, dict) or record.pop("format", None) != _FORMAT or set(record) != names:
-            raise ValueError(f"a plan must be a JSON object of format {_FORMAT} with fields {sorted(names)}")
+        record = read_record(text, "a plan", _FORMAT, [f.name for f in fields(cls)])
         for name, length in (("parameters", 2), ("macs", 2), ("input_shape", None)):
             if not _are_counts(record[name]) or length not in (None, len(record[name])):
                 raise ValueError(f"{name} of a plan must be a list of {length or 'the'} sizes, got {record[name]!r}")
