@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 
-from . import estimators, heads, kernels, layers
+from . import convolutions, estimators, heads, kernels, layers
 from .cases import Cases, Setting
 from .harness import Row, measure
 from .machine import ceilings, describe
 from .report import Record, default_path, print_header, print_rows, progress, write_json
 
-_SECTIONS: dict[str, dict[str, Cases]] = {"kernels": {**kernels.CASES, **heads.CASES}, "layers": layers.CASES}
+_SECTIONS: dict[str, dict[str, Cases]] = {
+    "kernels": {**kernels.CASES, **heads.CASES, **convolutions.CASES},
+    "layers": layers.CASES,
+}
 _TF32_TOLERANCE = 1e-2  # products of 10-bit mantissas, summed
 
 
@@ -85,7 +88,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"sections ({', '.join(_SECTIONS)}, estimators) or names: {', '.join(names)}",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs and agrees")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for the rounds of one case (default 4)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for the rounds of one case (default 2)")
     parser.add_argument("--compile", action="store_true", help="also the best baseline under torch.compile")
     parser.add_argument("--tf32", action="store_true", help="CUDA: let matrix products and convolutions use TF32")
     parser.add_argument("--out", type=Path, help="write JSON to this file")

@@ -123,7 +123,7 @@ else
     skip racecheck "no compute-sanitizer"
   fi
   for section in kernels layers; do
-    stage "$section" 100 "$python" -m benchmarks --device cuda --only "$section" --seconds 1 --out "$out/$section.json"
+    stage "$section" 100 "$python" -m benchmarks --device cuda --only "$section" --seconds 0.5 --out "$out/$section.json"
   done
 fi
 

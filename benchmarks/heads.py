@@ -57,7 +57,7 @@ def permutation_eval_cases(setting: Setting) -> Iterator[Case]:
 
 
 def permutation_linear_cases(setting: Setting) -> Iterator[Case]:
-    for players, positions, n_outputs, full in ((50, 16, 500, 512), (512, 1, 512, 32)):
+    for players, positions, n_outputs, full in ((50, 16, 500, 256), (512, 1, 512, 24)):
         walks = setting.pick(full, 6)
         if setting.quick:
             players, n_outputs = 9, 33

@@ -99,30 +99,37 @@ class Work:
         return torch.cat(outputs + ([self.suffix(batch[:rest])] if rest else []))
 
 
-def _walks_case(network: str, layer: str, walks: int, setting: Setting) -> Iterator[Case]:
+def _layer_cases(network: str, layer: str, walks: int, setting: Setting) -> Iterator[Case]:
+    """The walk path and the suffix path, each with images in either memory format where the suffix has images."""
     device = setting.device
     n_walks = setting.pick(walks, 4)
-    images, labels = sc.fashion_mnist_subset("rank").first(20 if setting.quick else _SAMPLES).to(device)
+    data = sc.fashion_mnist_subset("rank").first(20 if setting.quick else _SAMPLES).to(device)
     model = sc.pretrained(network).to(device)
-    game = sc.ChannelGame(model, layer, (images, labels))
-    permutations, samples = sc.WalkSampler(game.n_players, game.n_samples).walks(0, n_walks, device)
     parts = stages(model)
     after = list(parts).index(layer) + 1
     prefix, suffix = nn.Sequential(*list(parts.values())[:after]), nn.Sequential(*list(parts.values())[after:])
     with torch.inference_mode():
-        work = Work(prefix(images), suffix, permutations.long(), samples, labels)
-    yield Case(
-        op="walk_values",
-        shape=f"{network}.{layer} C={game.n_players} R={n_walks} ({game.path} path)",
-        ours=lambda: game.walk_values(permutations, samples),
-        baselines=[
-            _best(work, "folded batch", Work.folded, setting),
-            _best(work, "plain forward", Work.forward, setting, partial(_full_coalition_deviation, samples, labels)),
-        ],
-        tolerance=_TOLERANCE,
-        rows=work.rows,
-        wall_clock=True,
-    )
+        features = prefix(data.images)
+    permutations, samples = sc.WalkSampler(features.shape[1], len(data.labels)).walks(0, n_walks, device)
+    work = Work(features, suffix, permutations.long(), samples, data.labels)
+    contenders = [
+        _best(work, "folded batch", Work.folded, setting),
+        _best(work, "plain forward", Work.forward, setting, partial(_full_coalition_deviation, samples, data.labels)),
+    ]
+    has_images = any(isinstance(module, nn.Conv2d) for module in suffix.modules())
+    for path in ("walk", "suffix"):
+        for layout in _FORMATS if has_images else ("contiguous",):
+            execution = sc.Execution(channels_last=layout == "channels_last")
+            game = sc.ChannelGame(model, layer, data, path=path, execution=execution)
+            yield Case(
+                op="walk_values",
+                shape=f"{network}.{layer} C={game.n_players} R={n_walks}, {path} path, {layout}",
+                ours=partial(game.walk_values, permutations, samples),
+                baselines=contenders,
+                tolerance=_TOLERANCE,
+                rows=work.rows,
+                wall_clock=True,
+            )
 
 
 def _best(
@@ -166,5 +173,5 @@ _WALKS = {
 }
 
 CASES: dict[str, Cases] = {
-    f"{network}.{layer}": partial(_walks_case, network, layer, walks) for (network, layer), walks in _WALKS.items()
+    f"{network}.{layer}": partial(_layer_cases, network, layer, walks) for (network, layer), walks in _WALKS.items()
 }
