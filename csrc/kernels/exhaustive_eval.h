@@ -14,11 +14,12 @@
 // classes by far) the coalition is computed from its outputs instead.
 // CUDA: a block of 256 threads is the coalitions that agree in players 8 and up, a thread one of them. Per sample and 4
 // to 16 outputs the block computes contributions, the sums of its high players and of the subsets of players 0-3 and
-// 4-7 in shared memory (at most 5 KiB); a thread adds three entries and takes the metric.
+// 4-7 in shared memory (at most 7 KiB), and for cross_entropy the exponentials of the two tables, as the CPU does; a
+// thread multiplies their entries, or adds three sums and takes the metric.
 //
 // Bytes: 4 N C S read per task or block, from caches, and 4 * 2^C written. Operations: 2^C N K multiply-adds and 2^C N
-// logarithms on the CPU, about 12 2^C N K on CUDA. Bound by arithmetic. Memory beside the output: scratch per thread,
-// whatever C.
+// logarithms for cross_entropy, a few 2^C N K for other metrics. Bound by arithmetic. Memory beside the output: scratch
+// per thread, whatever C.
 //
 // Accumulators: outputs float32, by the tables: subsets in ascending order of players, then the tables' sum. Means
 // float64, in the order of the samples. The order depends on C, S, K and N alone: same bits on every run and on any

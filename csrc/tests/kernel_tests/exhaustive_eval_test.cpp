@@ -74,9 +74,11 @@ TEST(exhaustive_eval_more_players_match_reference) {
 // Halves of the players that favour other classes by far: products of their exponentials vanish.
 TEST(exhaustive_eval_great_outputs_match_reference) {
   for (int64_t n_players : {2, 10}) {
-    HeadCase head(2, n_players, 1, 5, Metric::kCrossEntropy, true, 6);
-    for (float& weight : head.weight) weight *= 256.0f;
-    check_case(head);
+    for (int64_t n_outputs : {5, 40}) {
+      HeadCase head(2, n_players, 1, n_outputs, Metric::kCrossEntropy, true, 6);
+      for (float& weight : head.weight) weight *= 256.0f;
+      check_case(head);
+    }
   }
 }
 
