@@ -11,6 +11,7 @@ constexpr int kStretch = 32;  // steps that are accumulated before their metric 
 constexpr int kPitch = kStretch + 1;
 constexpr int kBatch = 8;  // steps whose weights are loaded together
 constexpr unsigned kFullWarp = 0xffffffffu;
+constexpr int64_t kSharedUnasked = 16384;  // beside the static part, of the 48 KiB that a block gets without asking
 
 // What a warp shares: outputs after each step of a stretch, a lane's in a column; and the steps' players and features.
 struct WarpTile {
@@ -131,13 +132,27 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
-  __syncwarp();
 #pragma unroll
   for (int q = 0; q < kWalks; ++q) {
     const bool spoilt = __any_sync(kFullWarp, bad[q] || !targets[q].valid);
     if (!spoilt || part != 0 || first_walk + q >= table.end_walk) continue;
     for (int64_t j = lane; j <= n_players; j += 32) p.out[(first_walk + q) * (n_players + 1) + j] = NAN;
   }
+}
+
+// Lets the kernel have as much shared memory as the device has. Always the same amount, not just what this launch
+// needs: another thread may be launching the kernel for more.
+template <class Kernel>
+int allow_shared(Kernel kernel, int64_t needed) {
+  int device = 0, most = 0;
+  cudaFuncAttributes attributes;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) return static_cast<int>(error);
+  most -= static_cast<int>(attributes.sharedSizeBytes);
+  if (needed > most) return static_cast<int>(cudaErrorInvalidValue);
+  return static_cast<int>(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
 }
 
 template <int kLanes>
@@ -147,10 +162,9 @@ int launch_part(const PermutationEvalParams& p, const WalkTable& table, cudaStre
   const int walks_per_block = kWarps / warps_per_walk * (32 / kLanes);
   const int64_t outputs_pitch = panels * kLanes;
   const int64_t shared_bytes = walks_per_block * outputs_pitch * static_cast<int64_t>(sizeof(float));
-  if (shared_bytes > 16384) {
-    const cudaError_t error = cudaFuncSetAttribute(
-        permutation_eval_kernel<kLanes>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return static_cast<int>(error);
+  if (shared_bytes > kSharedUnasked) {
+    const int error = allow_shared(permutation_eval_kernel<kLanes>, shared_bytes);
+    if (error != cudaSuccess) return error;
   }
   const int64_t blocks = (table.end_walk - table.first_walk + walks_per_block - 1) / walks_per_block;
   SHAPLEY_LAUNCH(permutation_eval_kernel<kLanes>, static_cast<unsigned>(blocks), kThreads,

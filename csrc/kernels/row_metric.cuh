@@ -12,7 +12,7 @@ struct RowMetric {
   float best = -INFINITY;  // the greatest output so far
   float sum = 0.0f;        // cross_entropy: of exp(z - best); squared_error: of squares
   float picked = 0.0f;     // cross_entropy: the target's output; accuracy: NaN once an output was NaN
-  int index = 0;           // accuracy: the first index of best
+  int64_t index = 0;       // accuracy: the first index of best
 };
 
 struct RowTarget {
@@ -63,7 +63,7 @@ __device__ __forceinline__ void add_columns(Metric metric, RowMetric& row, const
       const float z = outputs(i);
       if (z > row.best) {
         row.best = z;
-        row.index = static_cast<int>(first) + i;
+        row.index = first + i;
       }
       if (z != z) row.picked = z;
     }

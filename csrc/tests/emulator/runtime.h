@@ -20,7 +20,8 @@ enum cudaDeviceAttr : int {
 };
 
 struct cudaFuncAttributes {
-  int ptxVersion;  // the virtual architecture that the code was made for
+  size_t sharedSizeBytes;  // static shared memory: not known here, and set aside (see below)
+  int ptxVersion;          // the virtual architecture that the code was made for
 };
 
 enum cudaMemcpyKind : int { cudaMemcpyDeviceToDevice = 3, cudaMemcpyDefault = 4 };
@@ -64,6 +65,7 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, i
 
 template <class... Params>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(Params...)) {
+  attributes->sharedSizeBytes = 0;
   attributes->ptxVersion = emulator::ptx_version();
   return cudaSuccess;
 }
