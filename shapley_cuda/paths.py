@@ -12,7 +12,7 @@ A *row* is one sample under one coalition. Every path applies a coalition at the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -28,18 +28,22 @@ from .tracing import Traced
 __all__ = ["Execution", "HookPath", "RowPath", "SuffixPath", "WalkPath"]
 
 
+_IMAGE_LAYERS = (nn.Conv2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)
+
+
 @dataclass(frozen=True)
 class Execution:
     """How the suffix of a network runs. The defaults compute as the network itself does.
 
     Attributes:
-        channels_last: keep images with their channels last in memory, which some hardware likes better.
+        channels_last: keep images with their channels last in memory. None: on the CPU where the suffix convolves or
+            pools, which is faster there, and does not view its images as rows, which needs them contiguous.
         dtype: ``torch.bfloat16`` or ``torch.float16`` runs the suffix under autocast, on rows of that type; payoffs
             stay float32. TF32 follows torch's own settings.
         compile: True, or a mode of ``torch.compile`` (``"reduce-overhead"`` records CUDA graphs), compiles the suffix.
     """
 
-    channels_last: bool = False
+    channels_last: bool | None = None
     dtype: torch.dtype | None = None
     compile: bool | str = False
 
@@ -65,6 +69,18 @@ class HookPath:
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
         with masked(self.consumers, masks):
             return self.model(self.inputs[sample_index])
+
+
+def _settle(execution: Execution, split: Split, inputs: Tensor) -> Execution:
+    """Decide about channels_last where it is left open."""
+    if execution.channels_last is not None:
+        return execution
+    nodes = split.suffix.graph.nodes
+    likes = any(
+        n.op == "call_module" and isinstance(split.suffix.get_submodule(n.target), _IMAGE_LAYERS) for n in nodes
+    )
+    views = any(n.op == "call_method" and n.target == "view" for n in nodes)
+    return replace(execution, channels_last=inputs.device.type == "cpu" and likes and not views)
 
 
 class _Suffix:
@@ -97,6 +113,7 @@ class SuffixPath:
     def __init__(self, traced: Traced, group: Group, inputs: Tensor, execution: Execution):
         consumers = {c.name: Consumer(c.name, c.player_of_input.to(inputs.device)) for c in group.consumers}
         split = Split(traced, traced.calls(consumers), consumers)
+        execution = _settle(execution, split, inputs)
         boundary, _ = split.run_prefix(inputs)
         self._suffix = _Suffix(split, boundary, execution)
 
@@ -129,6 +146,7 @@ class WalkPath:
         epilogue = find_epilogue(traced, call) if type(layer) is nn.Conv2d else Epilogue(call)
         residuals = [] if epilogue.residual is None else [epilogue.residual]
         split = Split(traced, [epilogue.last], extras=[call.all_input_nodes[0], *residuals])
+        execution = _settle(execution, split, inputs)
         boundary, (x, *residual) = split.run_prefix(inputs)
         if x.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
@@ -194,7 +212,7 @@ class ConvWalk:
         self.bias = None if layer.bias is None else layer.bias.detach()
         self._window = (list(layer.stride), list(layer.padding), list(layer.dilation))
         self._epilogue, self._residual = epilogue, residual[0] if residual else None
-        self._channels_last, self._dtype = execution.channels_last, execution.dtype or layer.weight.dtype
+        self._channels_last, self._dtype = bool(execution.channels_last), execution.dtype or layer.weight.dtype
 
     def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
         """What the suffix reads at every step, ``[R * (C + 1), K, H', W']``."""
