@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid", "tanh")
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 SAMPLES: dict[str, Callable[[torch.Generator], Arguments]] = {}  # by "op: what is special"
 
@@ -177,6 +179,17 @@ def _(generator: torch.Generator) -> Arguments:
     features, weight, _, _ = linear_head(7, (20, 4), 33, generator)
     samples = torch.randint(0, 7, (100,), generator=generator)
     return (features, random_permutations(100, 20, generator), weight, None, samples), {}
+
+
+@sample("permutation_linear: with all that may follow")
+def _(generator: torch.Generator) -> Arguments:
+    features, weight, bias, _ = linear_head(7, (33,), 20, generator)
+    samples = torch.randint(0, 7, (90,), generator=generator)
+    return (features, random_permutations(90, 33, generator), weight, bias, samples), {
+        "residual": torch.randn(7, 20, generator=generator),
+        "activation": "leaky_relu",
+        "negative_slope": 0.2,
+    }
 
 
 @sample("exhaustive_eval: one position")

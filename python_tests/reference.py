@@ -118,8 +118,22 @@ def masked_eval(
     return values[sample_index, torch.arange(len(masks), device=masks.device)]
 
 
+def activated(outputs: Tensor, activation: str, negative_slope: float) -> Tensor:
+    if activation == "leaky_relu":
+        return functional.leaky_relu(outputs, negative_slope)
+    return outputs if activation == "none" else getattr(functional, activation)(outputs)
+
+
 def permutation_linear(
-    features: Tensor, permutations: Tensor, weight: Tensor, bias: Tensor | None, sample_index: Tensor
+    features: Tensor,
+    permutations: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sample_index: Tensor,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.01,
 ) -> Tensor:
     rows, n_players = permutations.shape
     joined = contributions(features, weight)[sample_index].gather(
@@ -128,7 +142,11 @@ def permutation_linear(
     outputs = joined.new_zeros(rows, n_players + 1, weight.shape[0])
     for step in range(n_players):
         outputs[:, step + 1] = outputs[:, step] + joined[:, step]
-    return outputs if bias is None else outputs + bias.double()
+    if bias is not None:
+        outputs = outputs + bias.double()
+    if residual is not None:
+        outputs = outputs + residual.double()[sample_index][:, None]
+    return activated(outputs, activation, negative_slope)
 
 
 def permutation_eval(
@@ -184,10 +202,7 @@ def permutation_conv2d(
     )
     if residual is not None:
         out = out + residual.double()[sample_index].repeat_interleave(n_players + 1, 0)
-    if activation == "leaky_relu":
-        out = functional.leaky_relu(out, negative_slope)
-    elif activation != "none":
-        out = getattr(functional, activation)(out)
+    out = activated(out, activation, negative_slope)
     if pool == 2:
         out = functional.max_pool2d(out, 2)
     return out.unflatten(0, (walks, n_players + 1))

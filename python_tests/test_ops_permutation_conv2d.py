@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 import reference
 import torch
-from op_samples import convolution
+from op_samples import ACTIVATIONS, convolution
 from tolerances import assert_close
 from torch import Tensor
 from torch.nn import functional
 
 from shapley_cuda import convolution as module
 from shapley_cuda.ops import permutation_conv2d
-
-ACTIVATIONS = ("none", "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid", "tanh")
 
 # C, K, image, kernel, stride, padding, dilation
 Geometry = tuple[int, int, tuple[int, int], tuple[int, int], Any, Any, Any]

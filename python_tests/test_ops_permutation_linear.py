@@ -6,18 +6,19 @@ import pytest
 import reference
 import torch
 from head_cases import FORMS, SIZES, HeadCase, make_head
+from op_samples import ACTIVATIONS
 from tolerances import assert_close
 from torch import Tensor
 
 from shapley_cuda.ops import loss_difference, permutation_eval, permutation_linear
 
 
-def evaluate(head: HeadCase, walks: Tensor, samples: Tensor) -> Tensor:
-    return permutation_linear(head.features, walks, head.weight, head.bias, samples)
+def evaluate(head: HeadCase, walks: Tensor, samples: Tensor, **options: Any) -> Tensor:
+    return permutation_linear(head.features, walks, head.weight, head.bias, samples, **options)
 
 
-def expected(head: HeadCase, walks: Tensor, samples: Tensor) -> Tensor:
-    return reference.permutation_linear(head.features, walks, head.weight, head.bias, samples)
+def expected(head: HeadCase, walks: Tensor, samples: Tensor, **options: Any) -> Tensor:
+    return reference.permutation_linear(head.features, walks, head.weight, head.bias, samples, **options)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -32,6 +33,31 @@ def test_permutation_linear_agrees_with_the_reference(
     assert actual.dtype == torch.float32
     assert actual.shape == (9, n_players + 1, n_outputs)
     assert_close("permutation_linear", actual, expected(head, walks, samples))
+
+
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("form", "n_outputs"), [("plain", 1), ("plain", 33), ("flat 4", 20), ("mean 4", 129)])
+def test_permutation_linear_what_follows_agrees_with_the_reference(
+    form: str, n_outputs: int, activation: str, with_residual: bool, device: str, generator: torch.Generator
+) -> None:
+    head = make_head(5, 19, n_outputs, form, "squared_error", device, generator, with_bias=n_outputs != 20)
+    walks, samples = head.walks(9), head.samples(9)
+    options: dict[str, Any] = {"activation": activation, "negative_slope": 0.3}
+    if with_residual:
+        options["residual"] = 3 * torch.randn(5, n_outputs, generator=generator).to(device)
+    actual = evaluate(head, walks, samples, **options)
+    assert_close("permutation_linear", actual, expected(head, walks, samples, **options))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 30.0, 1e4, 1e30])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_permutation_linear_activations_hold_for_numbers_of_any_size(activation: str, size: float, device: str) -> None:
+    features, weight = torch.ones(1, 1, device=device), (size * torch.linspace(-1, 1, 2049, device=device))[:, None]
+    walk, own = torch.zeros(1, 1, dtype=torch.int32, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    actual = permutation_linear(features, walk, weight, None, own, activation=activation)
+    wanted = reference.permutation_linear(features, walk, weight, None, own, activation=activation)
+    assert_close("permutation_linear", actual, wanted)
 
 
 def test_permutation_linear_exact_numbers_are_exact(device: str, generator: torch.Generator) -> None:
@@ -73,17 +99,18 @@ def test_permutation_linear_walks_do_not_depend_on_the_split(
 
 
 @pytest.mark.parametrize("form", ["plain", "flat 4", "mean 4"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_permutation_linear_nan_counts_from_the_step_that_brings_it(
-    form: str, device: str, generator: torch.Generator
+    activation: str, form: str, device: str, generator: torch.Generator
 ) -> None:
     head = make_head(6, 40, 20, form, "squared_error", device, generator)
     walks, samples = head.walks(30), head.samples(30)
-    clean = evaluate(head, walks, samples)
+    clean = evaluate(head, walks, samples, activation=activation)
     head.features[2, 7] = float("nan")
     step = (walks == 7).int().argmax(1) + 1
     hit = (samples == 2)[:, None] & (torch.arange(41, device=device)[None] >= step[:, None])
     assert hit.any()
-    dirty = evaluate(head, walks, samples)
+    dirty = evaluate(head, walks, samples, activation=activation)
     assert torch.equal(dirty.isnan(), hit[:, :, None].expand_as(dirty))
     assert torch.equal(dirty[~hit], clean[~hit])
 
@@ -94,7 +121,9 @@ def test_permutation_linear_short_floats_equal_their_float32_values(
 ) -> None:
     head = make_head(9, 33, 10, "flat 4", "squared_error", device, generator).with_dtype(dtype)
     walks, samples = head.walks(30), head.samples(30)
-    assert torch.equal(evaluate(head, walks, samples), evaluate(head.with_dtype(torch.float32), walks, samples))
+    residual = torch.randn(9, 10, generator=generator).to(device, dtype)
+    wanted = evaluate(head.with_dtype(torch.float32), walks, samples, residual=residual.float())
+    assert torch.equal(evaluate(head, walks, samples, residual=residual), wanted)
 
 
 def test_permutation_linear_no_walks_give_an_empty_tensor(device: str, generator: torch.Generator) -> None:
@@ -117,11 +146,19 @@ OWN, P = torch.zeros(5, dtype=torch.int64), torch.arange(3, dtype=torch.int32).e
         ({"bias": torch.zeros(3)}, "bias must be float32, bfloat16 or float16 [K = 2], got float32 [3]"),
         ({"permutations": P.long()}, "permutations must be int32 [R, C = 3], got int64 [5, 3]"),
         ({"sample_index": OWN[:4]}, "sample_index must be int64 [R = 5], got int64 [4]"),
+        (
+            {"residual": torch.zeros(5, 2)},
+            "residual must be float32, bfloat16 or float16 [N = 4, K = 2], got float32 [5, 2]",
+        ),
+        (
+            {"activation": "softmax"},
+            "activation must be none, relu, relu6, leaky_relu, silu, hardswish, gelu, sigmoid or tanh, got 'softmax'",
+        ),
     ],
 )
 def test_permutation_linear_bad_argument_raises(changes: dict[str, Any], message: str, device: str) -> None:
     call: dict[str, Any] = {"features": X, "permutations": P, "weight": W, "bias": B, "sample_index": OWN, **changes}
-    moved = {key: value.to(device) for key, value in call.items()}
+    moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in call.items()}
     with pytest.raises(RuntimeError) as error:
         permutation_linear(**moved)
     assert str(error.value) == "shapley::permutation_linear: " + message
@@ -148,5 +185,5 @@ def test_permutation_linear_value_out_of_range_raises_or_gives_nan(
             permutation_linear(**head, **moved)
         assert str(error.value) == "shapley::permutation_linear: " + message
     else:
-        nan_rows = permutation_linear(**head, **moved).isnan().flatten(1).all(1).tolist()
+        nan_rows = permutation_linear(**head, **moved, activation="relu").isnan().flatten(1).all(1).tolist()
         assert nan_rows == [False, False, True, False, False]

@@ -83,7 +83,7 @@ def _(features: Tensor, permutations: Tensor, *others: object, **options: object
 
 
 @_register_fake("permutation_linear")
-def _(features: Tensor, permutations: Tensor, weight: Tensor, *others: object) -> Tensor:
+def _(features: Tensor, permutations: Tensor, weight: Tensor, *others: object, **options: object) -> Tensor:
     rows, n_players = permutations.shape
     return features.new_empty((rows, n_players + 1, weight.shape[0]), dtype=torch.float32)
 

@@ -276,9 +276,19 @@ def permutation_eval(
 
 
 def permutation_linear(
-    features: Tensor, permutations: Tensor, weight: Tensor, bias: Tensor | None, sample_index: Tensor
+    features: Tensor,
+    permutations: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    sample_index: Tensor,
+    *,
+    residual: Tensor | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.01,
 ) -> Tensor:
     """Compute a linear layer's outputs at every step of walks that add one input channel at a time.
+
+    For a layer that other layers follow, with the activation between them; permutation_eval is for the last layer.
 
     Args:
         features: As in masked_eval.
@@ -286,15 +296,19 @@ def permutation_linear(
         weight: As in masked_eval.
         bias: As in masked_eval.
         sample_index: As in permutation_eval.
+        residual: Like features, [N, K]: added to every row of its sample before the activation.
+        activation: As in permutation_conv2d.
+        negative_slope: leaky_relu's.
 
     Returns:
-        float32 [R, C + 1, K]: the outputs, before any activation, after each step.
+        float32 [R, C + 1, K]: the outputs after each step.
 
     Raises:
-        RuntimeError: A dtype, shape, device or (CPU) index or permutation does not fit. On CUDA an index or player out
-            of range makes the walk NaN.
+        RuntimeError: A dtype, shape, device, activation or (CPU) index or permutation does not fit. On CUDA an index or
+            player out of range makes the walk NaN.
 
-    Determinism: The sums of permutation_eval, bit for bit.
+    Determinism: The sums of permutation_eval, bit for bit, where there is no residual; it is added to the bias first.
+    Activations are within 1e-6 relative or 1e-7.
 
     Example:
         >>> walks = torch.tensor([[1, 0]], dtype=torch.int32)
@@ -303,7 +317,16 @@ def permutation_linear(
                  [3.],
                  [5.]]])
     """
-    result: Tensor = torch.ops.shapley.permutation_linear(features, permutations, weight, bias, sample_index)
+    result: Tensor = torch.ops.shapley.permutation_linear(
+        features,
+        permutations,
+        weight,
+        bias,
+        sample_index,
+        residual=residual,
+        activation=activation,
+        negative_slope=negative_slope,
+    )
     return result
 
 

@@ -78,5 +78,15 @@ static inline VecF activate(VecF x, Activation activation, float slope) {
   }
 }
 
+// Calls body(function), where function(VecF) is the activation. What follows most layers decides nothing per vector.
+template <class Body>
+static inline void with_activation(Activation activation, float slope, const Body& body) {
+  switch (activation) {
+    case Activation::kNone: return body([](VecF x) { return x; });
+    case Activation::kRelu: return body([](VecF x) { return relu(x); });
+    default: return body([=](VecF x) { return activate(x, activation, slope); });
+  }
+}
+
 }  // namespace SHAPLEY_ISA
 }  // namespace shapley

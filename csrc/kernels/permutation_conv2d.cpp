@@ -172,16 +172,6 @@ void run_walk(const Work& work, const Function& function) {
   }
 }
 
-void run_activation(const Work& work) {
-  const Activation activation = work.p.activation;
-  const float slope = work.p.negative_slope;
-  switch (activation) {
-    case Activation::kNone: return run_walk(work, [](VecF x) { return x; });
-    case Activation::kRelu: return run_walk(work, [](VecF x) { return relu(x); });
-    default: return run_walk(work, [=](VecF x) { return activate(x, activation, slope); });
-  }
-}
-
 }  // namespace
 
 void permutation_conv2d_cpu(const PermutationConv2dParams& p, int64_t begin, int64_t end) {
@@ -219,7 +209,7 @@ void permutation_conv2d_cpu(const PermutationConv2dParams& p, int64_t begin, int
     if (packed != block) pack_weight(work);
     packed = block;
     start_tile(work);
-    run_activation(work);
+    with_activation(p.activation, p.negative_slope, [&](const auto& function) { run_walk(work, function); });
   }
 #if defined(__AVX2__)
   if (p.stream) _mm_sfence();

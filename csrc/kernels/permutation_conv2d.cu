@@ -17,6 +17,7 @@
 // the bound is the writing, from 5 x 5 on the reading of shared memory (counted, not measured). A block takes up to 32
 // KiB of shared memory and 80 registers a thread: several share an SM, and one computes while another waits. A walk
 // whose sample or one of whose players is out of range becomes NaN.
+#include "activation.cuh"
 #include "cuda_launch.h"
 #include "permutation_conv2d.h"
 
@@ -32,21 +33,6 @@ struct Tiling {
   int chunk;                    // taps in shared memory at a time
   int runs, blocks_of_outputs;  // tiles of a walk
 };
-
-__device__ float activate(float x, Activation activation, float slope) {
-  // Comparisons are such that a NaN stays. The two common ones take no jump.
-  if (activation <= Activation::kRelu) return activation == Activation::kRelu && x < 0.0f ? 0.0f : x;
-  switch (activation) {
-    case Activation::kRelu6: return x < 0.0f ? 0.0f : x > 6.0f ? 6.0f : x;
-    case Activation::kLeakyRelu: return x > 0.0f ? x : x * slope;
-    case Activation::kSilu: return x / (1.0f + expf(-x));
-    case Activation::kHardswish: return x * (x < -3.0f ? 0.0f : x > 3.0f ? 6.0f : x + 3.0f) / 6.0f;
-    case Activation::kGelu: return 0.5f * x * erfcf(-0.70710678f * x);
-    case Activation::kSigmoid: return 1.0f / (1.0f + expf(-x));
-    case Activation::kTanh: return tanhf(x);
-    default: return x;
-  }
-}
 
 // Whether the walk's sample and all of its players exist; the same for all threads of the block.
 __device__ bool walk_is_valid(const PermutationConv2dParams& p, int64_t sample, const int32_t* players) {

@@ -1,4 +1,6 @@
 #include "permutation_linear.h"
+
+#include "activation.cuh"
 #include "walk_table.cuh"
 
 namespace shapley {
@@ -10,6 +12,7 @@ constexpr int kBatch = 8;     // steps whose weights are loaded together
 constexpr int64_t kMaxGridY = 65535;
 
 // A thread writes one output of one walk, step by step; `width` threads side by side are the outputs of a walk.
+template <Activation activation>
 __global__ void __launch_bounds__(kThreads)
     permutation_linear_kernel(PermutationLinearParams p, WalkTable table, int width) {
   const HeadParams& head = p.head;
@@ -28,6 +31,7 @@ __global__ void __launch_bounds__(kThreads)
       const float* columns = walk_columns(head, table, walk, sample) + k;
       const float* features = table.contributions ? nullptr : head.features + sample * n_players;
       float outputs = head.bias ? head.bias[k] : 0.0f;
+      if (p.residual) outputs += p.residual[sample * n_outputs + k];
       for (int64_t step = 0; step <= n_players; step += kStretch) {
         float sum = 0.0f;
         for (int64_t first = step; first < step + kStretch && first <= n_players; first += kBatch) {
@@ -44,7 +48,9 @@ __global__ void __launch_bounds__(kThreads)
           }
 #pragma unroll
           for (int b = 0; b < kBatch; ++b) {
-            if (first + b <= n_players) out[(first + b) * n_outputs] = outputs + sum;
+            if (first + b <= n_players) {
+              out[(first + b) * n_outputs] = activate(outputs + sum, activation, p.negative_slope);
+            }
             sum = features ? fmaf(feature[b], added[b], sum) : sum + added[b];
           }
         }
@@ -55,19 +61,35 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+using Kernel = void (*)(PermutationLinearParams, WalkTable, int);
+
+Kernel kernel_of(Activation activation) {
+  switch (activation) {
+    case Activation::kRelu: return permutation_linear_kernel<Activation::kRelu>;
+    case Activation::kRelu6: return permutation_linear_kernel<Activation::kRelu6>;
+    case Activation::kLeakyRelu: return permutation_linear_kernel<Activation::kLeakyRelu>;
+    case Activation::kSilu: return permutation_linear_kernel<Activation::kSilu>;
+    case Activation::kHardswish: return permutation_linear_kernel<Activation::kHardswish>;
+    case Activation::kGelu: return permutation_linear_kernel<Activation::kGelu>;
+    case Activation::kSigmoid: return permutation_linear_kernel<Activation::kSigmoid>;
+    case Activation::kTanh: return permutation_linear_kernel<Activation::kTanh>;
+    default: return permutation_linear_kernel<Activation::kNone>;
+  }
+}
+
 }  // namespace
 
 int launch_permutation_linear(const PermutationLinearParams& p, void* stream) {
   int width = 8;
   while (width < kThreads && width < p.head.n_outputs) width *= 2;
+  const Kernel permutation_linear = kernel_of(p.activation);
   const int64_t walks_per_block = kThreads / width;
   const int64_t panels = (p.head.n_outputs + width - 1) / width;
   return for_walk_tables(
       p.head, p.sample_index, p.n_walks, p.scratch, p.scratch_size, stream, [&](const WalkTable& table) {
         const int64_t blocks = (table.end_walk - table.first_walk + walks_per_block - 1) / walks_per_block;
         const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(panels < kMaxGridY ? panels : kMaxGridY));
-        SHAPLEY_LAUNCH(permutation_linear_kernel, grid, kThreads, 0, static_cast<cudaStream_t>(stream), p, table,
-                       width);
+        SHAPLEY_LAUNCH(permutation_linear, grid, kThreads, 0, static_cast<cudaStream_t>(stream), p, table, width);
         return static_cast<int>(cudaGetLastError());
       });
 }

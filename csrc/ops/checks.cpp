@@ -1,6 +1,7 @@
 #include "ops/checks.h"
 
 #include <atomic>
+#include <iterator>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -133,6 +134,17 @@ Metric Check::metric(const std::string& name) const {
   if (name == "accuracy") return Metric::kAccuracy;
   require(name == "squared_error", "metric", "cross_entropy, accuracy or squared_error", "'" + name + "'");
   return Metric::kSquaredError;
+}
+
+Activation Check::activation(const std::string& name) const {
+  constexpr const char* kNames[] = {"none",      "relu", "relu6",   "leaky_relu", "silu",
+                                    "hardswish", "gelu", "sigmoid", "tanh"};  // in the order of Activation
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    if (name == kNames[i]) return static_cast<Activation>(i);
+  }
+  require(false, "activation", "none, relu, relu6, leaky_relu, silu, hardswish, gelu, sigmoid or tanh",
+          "'" + name + "'");
+  return Activation::kNone;
 }
 
 Tensor Check::targets(const Tensor& targets, Metric metric, int64_t n_samples, int64_t n_outputs) const {

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 
+#include "kernels/activation.h"
 #include "kernels/metric.h"
 
 namespace shapley {
@@ -47,6 +48,7 @@ class Check {
   void device(const char* argument, const Tensor& tensor) const;
 
   Metric metric(const std::string& name) const;
+  Activation activation(const std::string& name) const;
 
   // Checked and contiguous targets for a metric: int64 classes [N] below n_outputs, or float values [N, n_outputs]
   // as float32. n_samples -1 takes any N.

@@ -5,7 +5,6 @@
 #endif
 
 #include <array>
-#include <iterator>
 
 #include "ops/head.h"
 
@@ -13,18 +12,6 @@ namespace shapley {
 namespace {
 
 using Pair = std::vector<int64_t>;
-
-constexpr const char* kActivations[] = {"none",      "relu", "relu6",   "leaky_relu", "silu",
-                                        "hardswish", "gelu", "sigmoid", "tanh"};  // in the order of Activation
-
-Activation find_activation(const Check& check, const std::string& name) {
-  for (size_t i = 0; i < std::size(kActivations); ++i) {
-    if (name == kActivations[i]) return static_cast<Activation>(i);
-  }
-  check.require(false, "activation", "none, relu, relu6, leaky_relu, silu, hardswish, gelu, sigmoid or tanh",
-                "'" + name + "'");
-  return Activation::kNone;
-}
 
 void check_pair(const Check& check, const char* argument, const Pair& values, int64_t least) {
   std::string got;
@@ -132,7 +119,7 @@ Tensor permutation_conv2d(const Tensor& x, const Tensor& weight, const OptionalT
   PermutationConv2dParams p = check_sizes(check, x, weight, stride, padding, dilation, pool);
   check.tensor("bias", bias, Kind::kFloat, {{"K", p.n_outputs}});
   check_residual(check, residual, p);
-  p.activation = find_activation(check, activation);
+  p.activation = check.activation(activation);
   p.negative_slope = static_cast<float>(negative_slope);
   p.channels_last = channels_last;
   check.tensor("permutations", permutations, Kind::kInt32, {{"R"}, {"C", p.n_players}});

@@ -21,8 +21,8 @@ STABLE_TORCH_LIBRARY(shapley, library) {
       "permutation_eval(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor targets, "
       "Tensor sample_index, *, str metric=\"cross_entropy\") -> Tensor");
   library.def(
-      "permutation_linear(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor sample_index) "
-      "-> Tensor");
+      "permutation_linear(Tensor features, Tensor permutations, Tensor weight, Tensor? bias, Tensor sample_index, "
+      "*, Tensor? residual=None, str activation=\"none\", float negative_slope=0.01) -> Tensor");
   library.def(
       "sample_permutations(int seed, int first, int count, int n_players, *, bool antithetic=False, "
       "Device? device=None) -> Tensor");

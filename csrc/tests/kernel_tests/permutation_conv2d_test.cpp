@@ -1,5 +1,6 @@
 #include "kernels/permutation_conv2d.h"
 
+#include "activation_reference.h"
 #include "guarded.h"
 #include "machines.h"
 #include "numbers.h"
@@ -8,10 +9,6 @@ namespace shapley::tests {
 namespace {
 
 CPU_KERNELS(kKernels, PermutationConv2dParams, permutation_conv2d_cpu);
-
-constexpr const char* kNames[] = {"none",      "relu", "relu6",   "leaky_relu", "silu",
-                                  "hardswish", "gelu", "sigmoid", "tanh"};
-constexpr double kSlope = 0.125;
 
 struct Pair {
   int64_t rows, columns;
@@ -24,20 +21,6 @@ struct Shape {
   Activation activation = Activation::kNone;
   bool with_residual = false, with_bias = true;
 };
-
-double activate(double x, Activation activation) {
-  switch (activation) {
-    case Activation::kRelu: return x < 0.0 ? 0.0 : x;
-    case Activation::kRelu6: return x < 0.0 ? 0.0 : x > 6.0 ? 6.0 : x;
-    case Activation::kLeakyRelu: return x > 0.0 ? x : kSlope * x;
-    case Activation::kSilu: return x / (1.0 + std::exp(-x));
-    case Activation::kHardswish: return x * (x < -3.0 ? 0.0 : x > 3.0 ? 6.0 : x + 3.0) / 6.0;
-    case Activation::kGelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    case Activation::kSigmoid: return 1.0 / (1.0 + std::exp(-x));
-    case Activation::kTanh: return std::tanh(x);
-    default: return x;
-  }
-}
 
 // Multiples of 1/8, so that sums are exact in any order; NaNs and other numbers are put in by tests.
 struct Case {
@@ -221,7 +204,7 @@ struct Case {
     return "C=" + std::to_string(shape.n_players) + " K=" + std::to_string(shape.n_outputs) +
            pair(" image ", shape.size) + pair(" kernel ", shape.kernel) + pair(" stride ", shape.stride) +
            pair(" padding ", shape.padding) + pair(" dilation ", shape.dilation) + " " +
-           kNames[static_cast<int>(shape.activation)] + (shape.pool > 1 ? " pooled" : "") +
+           activation_name(shape.activation) + (shape.pool > 1 ? " pooled" : "") +
            (shape.with_residual ? " with residual" : "") + (channels_last ? " channels last" : "");
   }
 };
@@ -270,14 +253,13 @@ TEST(permutation_conv2d_any_kernel_matches_reference) {
 }
 
 TEST(permutation_conv2d_any_activation_matches_reference) {
-  for (int activation = 0; activation < 9; ++activation) {
+  for (int activation = 0; activation < kActivations; ++activation) {
     for (int64_t pool : {1, 2}) {
       Shape shape{5, 6, {6, 5}, {3, 3}, {1, 1}, {1, 1}};
       shape.activation = static_cast<Activation>(activation);
       shape.pool = pool;
       shape.with_residual = true;
-      const bool exact = shape.activation <= Activation::kLeakyRelu;
-      Case(shape, 2, 300 + static_cast<uint64_t>(activation)).check(exact ? 0.0 : 1e-6);
+      Case(shape, 2, 300 + static_cast<uint64_t>(activation)).check(is_exact(shape.activation) ? 0.0 : 1e-6);
     }
   }
 }

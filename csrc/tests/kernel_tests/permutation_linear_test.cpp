@@ -1,5 +1,6 @@
 #include "kernels/permutation_linear.h"
 
+#include "activation_reference.h"
 #include "walks.h"
 
 namespace shapley::tests {
@@ -7,13 +8,21 @@ namespace {
 
 CPU_KERNELS(kKernels, PermutationLinearParams, permutation_linear_cpu);
 
-std::vector<float> run(const HeadCase& head, const Walks& walks, const Machine& machine) {
+// What follows the sums.
+struct Epilogue {
+  Activation activation = Activation::kNone;
+  std::vector<float> residual;  // [N, K] or empty
+};
+
+std::vector<float> run(const HeadCase& head, const Walks& walks, const Epilogue& epilogue, const Machine& machine) {
   HeadBuffers buffers(head, machine, true);
+  Guarded<float> residual(epilogue.residual);
   Guarded<int32_t> permutations(walks.permutations);
   Guarded<int64_t> samples(walks.sample_index), order(order_by_sample(walks.sample_index));
   Guarded<float> out(walks.size() * (head.n_players + 1) * head.n_outputs, machine.cuda() ? 1 : 0);
   PermutationLinearParams p{};
   p.head = buffers.params;
+  p.residual = epilogue.residual.empty() ? nullptr : residual.data();
   p.permutations = permutations.data();
   p.sample_index = samples.data();
   p.order = machine.cut ? order.data() : nullptr;
@@ -23,6 +32,8 @@ std::vector<float> run(const HeadCase& head, const Walks& walks, const Machine& 
   p.scratch = scratch.data();
   p.n_walks = walks.size();
   p.out = out.data();
+  p.activation = epilogue.activation;
+  p.negative_slope = static_cast<float>(kSlope);
   if (machine.cuda()) {
     CHECK(launch_permutation_linear(p, nullptr) == 0, "%s", head.name().c_str());
   } else {
@@ -32,18 +43,29 @@ std::vector<float> run(const HeadCase& head, const Walks& walks, const Machine& 
   return out.values();
 }
 
-std::vector<Expected> expected_outputs(const HeadCase& head, const Walks& walks) {
+std::vector<Expected> expected_outputs(const HeadCase& head, const Walks& walks, const Epilogue& epilogue) {
+  constexpr double kSteepest = 1.5;  // slope of any activation
   std::vector<Expected> expected;
-  follow_walks(head, walks, [&](int64_t, const Outputs& sums) {
+  follow_walks(head, walks, [&](int64_t sample, Outputs sums) {
+    for (int64_t k = 0; k < head.n_outputs && !epilogue.residual.empty(); ++k) {
+      const double added = static_cast<double>(epilogue.residual[sample * head.n_outputs + k]);
+      sums.z[k] += added;
+      sums.error[k] += std::fabs(added);
+    }
     const Outputs outputs = head.rounded(sums);
-    for (int64_t k = 0; k < head.n_outputs; ++k) expected.push_back({outputs.z[k], outputs.error[k]});
+    for (int64_t k = 0; k < head.n_outputs; ++k) {
+      const double value = activate(outputs.z[k], epilogue.activation);
+      const double own_error = is_exact(epilogue.activation) ? 0.0 : 1e-6 * (std::fabs(value) + 0.1);
+      expected.push_back({value, kSteepest * outputs.error[k] + own_error});
+    }
   });
   return expected;
 }
 
-void check_case(const HeadCase& head, const Walks& walks) {
-  const std::vector<Expected> expected = expected_outputs(head, walks);
-  check_machines<float>(head.name(), expected, [&](const Machine& m) { return run(head, walks, m); });
+void check_case(const HeadCase& head, const Walks& walks, const Epilogue& epilogue = {}) {
+  const std::vector<Expected> expected = expected_outputs(head, walks, epilogue);
+  const std::string name = head.name() + " " + activation_name(epilogue.activation);
+  check_machines<float>(name, expected, [&](const Machine& m) { return run(head, walks, epilogue, m); });
 }
 
 TEST(permutation_linear_any_shape_matches_reference) {
@@ -68,12 +90,27 @@ TEST(permutation_linear_many_walks_and_players_match_reference) {
   check_case(wide, Walks(wide, 2, 7));
 }
 
+TEST(permutation_linear_any_activation_matches_reference) {
+  for (int activation = 0; activation < kActivations; ++activation) {
+    for (int64_t n_outputs : sizes({3, 33, 129})) {
+      for (int64_t n_positions : {1, 4}) {
+        const uint64_t seed = 20 + static_cast<uint64_t>(activation);
+        const HeadCase head(3, 9, n_positions, n_outputs, Metric::kCrossEntropy, n_outputs == 33, seed);
+        Epilogue epilogue{static_cast<Activation>(activation), {}};
+        if (n_positions == 1) epilogue.residual = Numbers(seed).exact(head.n_samples * n_outputs);
+        check_case(head, Walks(head, kSmall ? 2 : 4, seed), epilogue);
+      }
+    }
+  }
+}
+
 TEST(permutation_linear_nan_features_reach_only_steps_that_have_them) {
   for (int64_t n_positions : {1, 4}) {
     HeadCase head(2, 33, n_positions, 10, Metric::kCrossEntropy, true, 8);
     head.features[5 * n_positions] = NAN;
     head.features[(33 + 7) * n_positions] = NAN;
     check_case(head, Walks(head, 6, 9));
+    check_case(head, Walks(head, 6, 9), {Activation::kRelu6, {}});
   }
 }
 
@@ -85,9 +122,10 @@ TEST(permutation_linear_cuda_walks_out_of_range_become_nan) {
     walks.sample_index[3] = 3;
     walks.permutations[4 * 9 + 8] = 9;
     walks.permutations[5 * 9] = -1;
-    const std::vector<Expected> expected = expected_outputs(head, walks);
+    const Epilogue epilogue{Activation::kRelu, Numbers(12).exact(3 * 5)};
+    const std::vector<Expected> expected = expected_outputs(head, walks, epilogue);
     for_each_schedule([&] {
-      const std::vector<float> got = run(head, walks, Machine{});
+      const std::vector<float> got = run(head, walks, epilogue, Machine{});
       for (size_t i = 0; i < got.size(); ++i) {
         CHECK(within(got[i], expected[i]), "%s [%zu]: %g, not %g", head.name().c_str(), i, static_cast<double>(got[i]),
               expected[i].value);
