@@ -1,4 +1,4 @@
-"""What directly follows a convolution and can run in its kernel: a residual, an activation, a 2 x 2 max-pool."""
+"""What directly follows a layer and can run in its kernel: a residual, an activation, a 2 x 2 max-pool of images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ _ACTIVATION_FUNCTIONS: dict[Any, str] = {
     F.relu: "relu",
     F.relu_: "relu",
     F.relu6: "relu6",
+    F.leaky_relu: "leaky_relu",
     F.silu: "silu",
     F.hardswish: "hardswish",
+    F.gelu: "gelu",
     torch.sigmoid: "sigmoid",
     F.sigmoid: "sigmoid",
     torch.tanh: "tanh",
@@ -41,19 +43,20 @@ _ACTIVATION_FUNCTIONS: dict[Any, str] = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_ADDITIONS = {operator.add, torch.add, "add"}
+_ADDITIONS_IN_PLACE = {operator.iadd, "add_"}
 
 
 @dataclass
 class Epilogue:
-    """What the kernel does after the convolution, in this order.
+    """What the kernel does after the layer, in this order.
 
     Attributes:
-        last: the last value that the kernel computes; the convolution's own result where nothing can be fused.
+        last: the last value that the kernel computes; the layer's own result where nothing can be fused.
         residual: a value with one entry per sample that is added first, or None.
-        activation: as ``ops.permutation_conv2d`` names it.
+        activation: as ``ops.permutation_conv2d`` and ``ops.permutation_linear`` name it.
         negative_slope: of a leaky ReLU.
-        pool: 2 for the greatest of every 2 x 2, else 1.
+        pool: 2 for the greatest of every 2 x 2, else 1; always 1 after a linear layer.
     """
 
     last: fx.Node
@@ -64,8 +67,8 @@ class Epilogue:
 
 
 def find_epilogue(traced: Traced, call: fx.Node) -> Epilogue:
-    """Follow a convolution's result as long as one operation alone reads it and the kernel has that operation."""
-    found = Epilogue(call)
+    """Follow the result of an nn.Conv2d or nn.Linear as long as one operation alone reads it and the kernel has it."""
+    found, gives_images = Epilogue(call), isinstance(traced.module.get_submodule(str(call.target)), nn.Conv2d)
     while len(found.last.users) == 1:
         (node,) = found.last.users
         residual, activation = _residual(traced, node, found.last), _activation(traced, node)
@@ -73,7 +76,7 @@ def find_epilogue(traced: Traced, call: fx.Node) -> Epilogue:
             found.residual = residual
         elif activation is not None and found.activation == "none":
             found.activation, found.negative_slope = activation
-        elif _is_max_pool(traced, node):
+        elif gives_images and _is_max_pool(traced, node):
             found.pool, found.last = 2, node
             break
         else:
@@ -83,7 +86,9 @@ def find_epilogue(traced: Traced, call: fx.Node) -> Epilogue:
 
 
 def _residual(traced: Traced, node: fx.Node, value: fx.Node) -> fx.Node | None:
-    if node.op not in ("call_function", "call_method") or node.target not in _ADDITIONS or node.kwargs:
+    # Into the value, not into the other one: that would be seen by whoever else reads it.
+    in_place = node.target in _ADDITIONS_IN_PLACE and node.args[0] is value
+    if node.op not in ("call_function", "call_method") or node.kwargs or not (in_place or node.target in _ADDITIONS):
         return None
     others = [a for a in node.args if a is not value]
     if len(node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):
@@ -104,9 +109,11 @@ def _activation(traced: Traced, node: fx.Node) -> tuple[str, float] | None:
         return name, module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.01
     if node.op not in ("call_function", "call_method") or node.target not in _ACTIVATION_FUNCTIONS:
         return None
-    if len(node.args) != 1 or set(node.kwargs) - {"inplace"}:
+    settings = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    slope = settings.pop("negative_slope", 0.01)
+    if len(node.args) != 1 or settings.pop("approximate", "none") != "none" or settings:
         return None
-    return _ACTIVATION_FUNCTIONS[node.target], 0.01
+    return (_ACTIVATION_FUNCTIONS[node.target], slope) if isinstance(slope, float) else None
 
 
 def _is_max_pool(traced: Traced, node: fx.Node) -> bool:

@@ -143,7 +143,7 @@ class WalkPath:
             raise PathError(f"consumer {consumer.name} has hooks of its own, which a walk kernel would not run")
         columns = _columns_by_player(consumer.player_of_input, group.n_players).to(inputs.device)
         call = calls[0]
-        epilogue = find_epilogue(traced, call) if type(layer) is nn.Conv2d else Epilogue(call)
+        epilogue = find_epilogue(traced, call)
         residuals = [] if epilogue.residual is None else [epilogue.residual]
         split = Split(traced, [epilogue.last], extras=[call.all_input_nodes[0], *residuals])
         execution = _settle(execution, split, inputs)
@@ -157,7 +157,7 @@ class WalkPath:
         if type(layer) is nn.Conv2d:
             self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, x, columns, epilogue, residual, execution)
         elif type(layer) is nn.Linear:
-            self._kernel = LinearWalk(layer, x, columns, execution)
+            self._kernel = LinearWalk(layer, x, columns, epilogue, residual, execution)
             if all(user.op == "output" and user.args[0] is call for user in call.users):
                 self.head = self._kernel
         else:
@@ -171,7 +171,7 @@ class WalkPath:
 
 
 class LinearWalk:
-    """A linear consumer with its input columns in the players' order.
+    """A linear consumer with its input columns in the players' order and its epilogue fused.
 
     Attributes:
         features: float ``[N, C, S]``.
@@ -179,15 +179,27 @@ class LinearWalk:
         bias: ``[K]`` or None.
     """
 
-    def __init__(self, layer: nn.Linear, x: Tensor, columns: Tensor, execution: Execution):
+    def __init__(
+        self,
+        layer: nn.Linear,
+        x: Tensor,
+        columns: Tensor,
+        epilogue: Epilogue,
+        residual: Sequence[Tensor],
+        execution: Execution,
+    ):
         self.features = x[:, columns.flatten()].view(x.shape[0], *columns.shape).contiguous()
         self.weight = layer.weight.detach()[:, columns.flatten()].contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach()
+        self._epilogue, self._residual = epilogue, residual[0].float() if residual else None
         self._dtype = execution.dtype or layer.weight.dtype
 
     def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
-        """The layer's output at every step, ``[R * (C + 1), K]``."""
-        steps = ops.permutation_linear(self.features, permutations, self.weight, self.bias, sample_index)
+        """What the suffix reads at every step, ``[R * (C + 1), K]``."""
+        steps = ops.permutation_linear(
+            self.features, permutations, self.weight, self.bias, sample_index, residual=self._residual,
+            activation=self._epilogue.activation, negative_slope=self._epilogue.negative_slope,
+        )  # fmt: skip
         return steps.flatten(0, 1).to(self._dtype)
 
 
@@ -211,7 +223,7 @@ class ConvWalk:
         self.x, self.weight = x[:, order].contiguous(), layer.weight.detach()[:, order].contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach()
         self._window = (list(layer.stride), list(layer.padding), list(layer.dilation))
-        self._epilogue, self._residual = epilogue, residual[0] if residual else None
+        self._epilogue, self._residual = epilogue, residual[0].float() if residual else None
         self._channels_last, self._dtype = bool(execution.channels_last), execution.dtype or layer.weight.dtype
 
     def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
