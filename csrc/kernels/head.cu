@@ -7,13 +7,28 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxGridY = 65535;
 
+// A thread is a row. A block reads kTile positions of all its rows in whole lines, through shared memory.
 __global__ void __launch_bounds__(kThreads) mean_positions_kernel(MeanPositionsParams p) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (row >= p.rows) return;
-  const float* values = p.values + row * p.n_positions;
+  constexpr int kTile = 32, kPitch = kTile + 1;
+  __shared__ float tile[kThreads * kPitch];
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kThreads;
+  const int n_rows = static_cast<int>(min(p.rows - first_row, static_cast<int64_t>(kThreads)));
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   double sum = 0.0;
-  for (int64_t s = 0; s < p.n_positions; ++s) sum += values[s];
-  p.means[row] = static_cast<float>(sum / static_cast<double>(p.n_positions));
+  for (int64_t first = 0; first < p.n_positions; first += kTile) {
+    const int count = static_cast<int>(min(p.n_positions - first, static_cast<int64_t>(kTile)));
+    for (int row = warp; row < n_rows; row += kThreads / 32) {
+      if (lane < count) tile[row * kPitch + lane] = p.values[(first_row + row) * p.n_positions + first + lane];
+    }
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < n_rows) {
+      for (int s = 0; s < count; ++s) sum += tile[threadIdx.x * kPitch + s];
+    }
+    __syncthreads();
+  }
+  if (static_cast<int>(threadIdx.x) < n_rows) {
+    p.means[first_row + threadIdx.x] = static_cast<float>(sum / static_cast<double>(p.n_positions));
+  }
 }
 
 // A thread takes one channel and output of a slot. Neighbouring threads take neighbouring outputs: weight is read and

@@ -120,8 +120,16 @@ __global__ void __launch_bounds__(kThreads) masked_rows_kernel(MaskedEvalParams 
       const int count = static_cast<int>(min(n_outputs - first_output, static_cast<int64_t>(kRowColumns)));
       const float* weight = head.weight + first_output * n_columns;
       float outputs[kRowColumns] = {};
+      int64_t player = lane / n_positions, position = lane % n_positions;  // of the column: no division in the loop
       for (int64_t column = lane; column < n_columns; column += 32) {
-        if (!mask[n_positions == 1 ? column : column / n_positions]) continue;
+        const bool kept = mask[player];
+        player += 32 / n_positions;
+        position += 32 % n_positions;
+        if (position >= n_positions) {
+          position -= n_positions;
+          ++player;
+        }
+        if (!kept) continue;
         const float feature = features[column];
 #pragma unroll
         for (int k = 0; k < kRowColumns; ++k) {

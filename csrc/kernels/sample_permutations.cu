@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kThreads) sample_permutations_kernel(SamplePer
 int launch_sample_permutations(const SamplePermutationsParams& p, void* stream) {
   const uint64_t last = p.first + static_cast<uint64_t>(p.count) - 1;
   const uint64_t draws = p.antithetic ? last / 2 - p.first / 2 + 1 : static_cast<uint64_t>(p.count);
+  if (draws > INT32_MAX) return static_cast<int>(cudaErrorInvalidConfiguration);
   const dim3 grid(static_cast<unsigned>(draws), static_cast<unsigned>((p.n_players + kThreads - 1) / kThreads));
   SHAPLEY_LAUNCH(sample_permutations_kernel, grid, kThreads, 0, static_cast<cudaStream_t>(stream), p);
   return static_cast<int>(cudaGetLastError());
