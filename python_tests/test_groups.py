@@ -276,3 +276,12 @@ def test_cut_channels_layers_that_torch_pruning_cannot_cut_are_named() -> None:
     nn.utils.parametrizations.weight_norm(model.conv1)
     with pytest.raises(sc.GroupError, match=r"^group 'conv1' cannot be pruned: cutting it gave "):
         cut_channels(model, {"conv1": [0]}, inputs[:1])
+
+
+def test_find_groups_linear_layers_activated_in_place_are_groups() -> None:
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.ReLU(inplace=True), nn.Linear(8, 6), nn.ReLU(inplace=True), nn.Linear(6, 5)
+    )
+    groups = sc.find_groups(model.eval(), torch.randn(1, 3))
+    readers = {group.name: [consumer.name for consumer in group.consumers] for group in groups if group.prunable}
+    assert readers == {"0": ["2"], "2": ["4"]}

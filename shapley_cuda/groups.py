@@ -210,7 +210,10 @@ def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
         warnings.simplefilter("ignore")  # unwrapped parameters are judged below, not announced
         # A copy of the example: one made under inference_mode could not be traced.
         example = example_input.detach().clone()
-        return tp.DependencyGraph().build_dependency(twin, example_inputs=example, verbose=False)
+        # Left to itself, it would unpack the batch, and a model that takes a lone sample would be traced on that.
+        return tp.DependencyGraph().build_dependency(
+            twin, example_inputs=example, forward_fn=lambda network, batch: network(batch), verbose=False
+        )
 
 
 def _describe(
