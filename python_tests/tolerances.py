@@ -38,3 +38,6 @@ CHUNKS_AGREE = (1e-6, 1e-6)
 
 STANDARD_ERRORS = 5
 """How many of its own standard errors an estimate may be off."""
+
+BFLOAT16_AGREES = (0.05, 0.05)
+"""Payoffs of a suffix in bfloat16, whose numbers have 8 bits, against those in float32: relative and absolute."""

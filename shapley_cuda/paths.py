@@ -17,6 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import ops
 from .epilogue import Epilogue, find_epilogue
@@ -90,12 +91,15 @@ class _Suffix:
         self.dtype = execution.dtype
         self.boundary = [_prepare(values, execution) for values in boundary]
         self.run: Callable[..., Tensor] = split.suffix
+        self._as_it_is = split.suffix
         if execution.compile:
             self.run = torch.compile(split.suffix, mode=None if execution.compile is True else execution.compile)
 
     def __call__(self, masks: Tensor | None, sample_index: Tensor, *rows: Tensor) -> Tensor:
         with torch.autocast(sample_index.device.type, self.dtype, enabled=self.dtype is not None):
-            return self.run(masks, sample_index, *self.boundary, *rows)
+            # What torch.compile first meets while memory is counted, by a dispatch mode, it never compiles.
+            run = self._as_it_is if is_in_torch_dispatch_mode() else self.run
+            return run(masks, sample_index, *self.boundary, *rows)
 
 
 def _prepare(values: Tensor, execution: Execution) -> Tensor:
