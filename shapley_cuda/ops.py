@@ -214,7 +214,8 @@ def masked_eval(
             sample_index. On CUDA an index or class out of range gives NaN.
 
     Determinism: outputs float32, means float64, in orders that depend on N, C, S and K alone: the same bits on every
-    run and for a mask in whichever call. Memory beside the arguments does not grow with M.
+    run and for a mask in whichever call. Memory beside the arguments does not grow with M, but for 8 bytes a mask
+    with sample_index on the CPU.
 
     Example:
         >>> features, weight = torch.eye(2), torch.tensor([[8.0, 0.0], [0.0, 8.0]])
