@@ -71,6 +71,7 @@ FUSED: dict[str, tuple[Follow | tuple[Follow, nn.Module], Fused]] = {
     "residual": (lambda m, y, r: (y + r) * 2, (True, "none", 0.01, 1)),
     "residual and relu": (lambda m, y, r: F.relu(r + y), (True, "relu", 0.01, 1)),
     "residual in place and relu": (lambda m, y, r: F.relu(y.add_(r)), (True, "relu", 0.01, 1)),
+    "into the residual": (lambda m, y, r: r.add_(y).relu(), (True, "relu", 0.01, 1)),
     "torch.add": (lambda m, y, r: torch.add(y, r).tanh(), (True, "tanh", 0.01, 1)),
     "residual after relu": (lambda m, y, r: F.relu(y) + r, (False, "relu", 0.01, 1)),
     "two residuals": (lambda m, y, r: (y + r + r.tanh()).relu(), (True, "none", 0.01, 1)),
@@ -85,7 +86,6 @@ FUSED: dict[str, tuple[Follow | tuple[Follow, nn.Module], Fused]] = {
     "residual of another shape": (lambda m, y, r: (y + r[:, :1]).relu(), NOTHING),
     "residual of no sample": (lambda m, y, r: (y + m.scale).relu(), NOTHING),
     "a number": (lambda m, y, r: (y + 1.5).relu(), NOTHING),
-    "into the residual": (lambda m, y, r: r.add_(y).relu() + r, NOTHING),
     "to itself": (lambda m, y, r: (y + y).relu(), NOTHING),
 }
 POOLED: dict[str, tuple[Follow | tuple[Follow, nn.Module], Fused]] = {

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import shapley_cuda as sc
 from shapley_cuda.game import masks_of_walks
 from shapley_cuda.masking import masked, masked_outputs, relative_deviation
+from shapley_cuda.tracing import Traced
 
 PATHS = ("walk", "suffix", "hook")
 
@@ -191,6 +192,25 @@ def test_walk_path_what_it_cannot_run_is_refused_with_the_reason(model: TwoLayer
     assert set(games) == {"suffix", "hook"}
     permutations, samples = sc.WalkSampler(8, 5).walks(0, 4)
     assert_payoffs_agree(*(game.walk_values(permutations, samples) for game in games.values()))
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda m, x: m.fc3(m.fc2(y := m.fc1(x)) + F.relu(y, inplace=True)[:, :6]), "relu changes fc1 in place"),
+        (lambda m, x: m.fc3(m.fc2(m.fc1(x).tanh()) + (r := x[:, :6]) + r.relu_()), "relu_ changes getitem in place"),
+        (lambda m, x: m.fc3(m.fc2(m.fc1(x.relu_()).tanh()).tanh()), "relu_ changes x in place"),
+    ],
+)
+def test_paths_value_changed_in_place_and_read_elsewhere_is_left_to_hooks(
+    forward: Callable[[TwoLayers, Tensor], Tensor], reason: str
+) -> None:
+    model = prepared(TwoLayers(forward))
+    inputs = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    before = inputs.clone()
+    with pytest.raises(sc.PathError, match=f"^{reason}, which is read elsewhere too$"):
+        Traced(model, inputs)
+    assert torch.equal(inputs, before)
 
 
 def test_walk_path_residual_around_the_consumer_agrees() -> None:

@@ -43,8 +43,7 @@ _ACTIVATION_FUNCTIONS: dict[Any, str] = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-_ADDITIONS = {operator.add, torch.add, "add"}
-_ADDITIONS_IN_PLACE = {operator.iadd, "add_"}
+_ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 @dataclass
@@ -86,9 +85,7 @@ def find_epilogue(traced: Traced, call: fx.Node) -> Epilogue:
 
 
 def _residual(traced: Traced, node: fx.Node, value: fx.Node) -> fx.Node | None:
-    # Into the value, not into the other one: that would be seen by whoever else reads it.
-    in_place = node.target in _ADDITIONS_IN_PLACE and node.args[0] is value
-    if node.op not in ("call_function", "call_method") or node.kwargs or not (in_place or node.target in _ADDITIONS):
+    if node.op not in ("call_function", "call_method") or node.target not in _ADDITIONS or node.kwargs:
         return None
     others = [a for a in node.args if a is not value]
     if len(node.args) != 2 or len(others) != 1 or not isinstance(others[0], fx.Node):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .masking import PathError
 __all__ = ["Traced"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_IN_PLACE_OPERATORS = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
 _BATCHNORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -27,11 +29,13 @@ class Traced:
         per_sample: values that are tensors with one entry per sample along dimension 0.
 
     Raises:
-        PathError: ``torch.fx`` cannot trace the network, or it does not take one tensor.
+        PathError: ``torch.fx`` cannot trace the network, it does not take one tensor, or it changes values in place
+            that are read elsewhere too.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor):
         self.module = _trace(model)
+        _check_writes(self.module)
         _fold_batchnorms(self.module)
         self.shapes, self.per_sample = _record_shapes(self.module, inputs)
 
@@ -70,6 +74,27 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     if not placeholders or any(not n.args for n in placeholders[1:]):
         raise PathError(f"the network takes {len(placeholders)} inputs; rows of one tensor are supported")
     return traced
+
+
+def _check_writes(traced: fx.GraphModule) -> None:
+    """Refuse a value that is changed in place and read again: cut out of the network, the readings change order."""
+    for node in traced.graph.nodes:
+        changed = _changed_in_place(traced, node)
+        if changed is not None and (len(changed.users) > 1 or changed.op == "placeholder"):
+            raise PathError(f"{node.name} changes {changed.name} in place, which is read elsewhere too")
+
+
+def _changed_in_place(traced: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    if node.op == "call_module":
+        writes = getattr(traced.get_submodule(str(node.target)), "inplace", False) is True
+    elif node.op in ("call_function", "call_method"):
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        in_place_name = name.endswith("_") and not name.endswith("__")
+        writes = in_place_name or node.kwargs.get("inplace", False) is True or node.target in _IN_PLACE_OPERATORS
+    else:
+        writes = False
+    first = node.args[0] if node.args else None
+    return first if writes and isinstance(first, fx.Node) else None
 
 
 def _fold_batchnorms(traced: fx.GraphModule) -> None:
