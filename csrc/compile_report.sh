@@ -20,7 +20,8 @@ cmake --build "$build" --verbose > "$build/build.log" 2>&1 || { cat "$build/buil
 c++filt < "$build/build.log" | awk '
   /Compiling entry function/ {
     split($0, quoted, "\047"); kernel = quoted[2]; arch = quoted[4]
-    gsub(/\(anonymous namespace\)::|shapley::|^void |\([A-Za-z]+\)/, "", kernel); sub(/\(.*/, "", kernel)
+    gsub(/\(anonymous namespace\)::|shapley::|^void /, "", kernel)
+    gsub(/\([A-Za-z]+\)/, "", kernel); sub(/\(.*/, "", kernel)  # casts of template arguments, parameters
   }
   /bytes stack frame/ { stack = $1; spill = $5 + $9 }
   /Used [0-9]+ registers/ {
