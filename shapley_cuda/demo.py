@@ -60,7 +60,7 @@ def run_demo(
     """
     model = pretrained(network).to(device)
     images, labels = fashion_mnist_subset("rank").to(device)
-    test = fashion_mnist_subset("test").to(device)
+    training, test = fashion_mnist_subset("train"), fashion_mnist_subset("test").to(device)
     groups = [g for g in find_groups(model, images[:1]) if g.prunable]
     estimates: dict[str, dict[str, Estimate]] = {"permutation": {}, "magnitude": {}, "random": {}}
     for group in groups:
@@ -77,7 +77,7 @@ def run_demo(
         retrained[method] = copy.deepcopy(network_before)
         if epochs:
             doing = partial(report, f"retraining after {method_label(method)} pruning")
-            train(retrained[method], *fashion_mnist_subset("train"), epochs=epochs, seed=seed, progress=doing)
+            train(retrained[method], *training, epochs=epochs, seed=seed, progress=doing)
         save_pruned(retrained[method], plans[method], folder / method)
         for name, estimate in estimates[method].items():
             estimate.save(folder / method / f"values-{name}.json")

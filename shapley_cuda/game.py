@@ -272,24 +272,31 @@ class ChannelGame:
     def _choose_paths(self, path: str, execution: Execution) -> tuple[WalkPath | None, RowPath, dict[str, str]]:
         if path not in ("auto", "walk", "suffix", "hook"):
             raise ValueError(f"path must be 'auto', 'walk', 'suffix' or 'hook', got {path!r}")
-        why_not: dict[str, str] = {}
+        inputs, why_not = self.data.inputs, dict[str, str]()
         walk: WalkPath | None = None
         rows: RowPath | None = None
-        if path in ("auto", "walk"):
+        if path == "hook":
+            return None, HookPath(self.model, self.group, inputs), why_not
+        try:
+            traced = Traced(self.model, inputs)
+        except PathError as error:
+            if path != "auto":
+                raise
+            return None, HookPath(self.model, self.group, inputs), {"walk": str(error), "suffix": str(error)}
+        if path != "suffix":
             try:
-                walk = WalkPath(Traced(self.model, self.data.inputs), self.group, self.data.inputs, execution)
+                walk = WalkPath(traced, self.group, inputs, execution)
             except PathError as error:
                 if path == "walk":
                     raise
                 why_not["walk"] = str(error)
-        if path != "hook":
-            try:
-                rows = SuffixPath(Traced(self.model, self.data.inputs), self.group, self.data.inputs, execution)
-            except PathError as error:
-                if path == "suffix":
-                    raise
-                why_not["suffix"] = str(error)
-        return walk, rows or HookPath(self.model, self.group, self.data.inputs), why_not
+        try:
+            rows = SuffixPath(traced, self.group, inputs, execution)
+        except PathError as error:
+            if path == "suffix":
+                raise
+            why_not["suffix"] = str(error)
+        return walk, rows or HookPath(self.model, self.group, inputs), why_not
 
     @torch.no_grad()
     def _check_exact(self) -> None:
