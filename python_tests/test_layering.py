@@ -21,12 +21,16 @@ LAYERS = (
 APART = ("networks", "datasets", "training")
 SERVED = ("demo", "cli")
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+# A folder with an __init__.py is one module, of all its files.
+SOURCES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {
+    folder.parent.name: sorted(folder.parent.rglob("*.py")) for folder in PACKAGE.glob("*/__init__.py")
+}
+MODULES = sorted(SOURCES)
 NOT_IN_KERNELS = re.compile(r"^(torch|ATen|c10|caffe2|pybind11)/|^Python\.h$|^\.\.|\bops/")
 
 
-def imported_modules(source: str) -> set[str]:
-    """Modules of the package that a source imports, anywhere in it."""
+def imported_modules(source: str, depth: int = 0) -> set[str]:
+    """Modules of the package that a source imports, anywhere in it; ``depth`` folders below the package."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -37,9 +41,16 @@ def imported_modules(source: str) -> set[str]:
             module = node.module or ""
             if node.level == 0 and module.split(".")[0] != "shapley_cuda":
                 continue
-            inner = module if node.level else module.partition(".")[2]
-            found |= {inner.split(".")[0]} if inner else {alias.name for alias in node.names}
+            if node.level == depth + 1 or node.level == 0:
+                inner = module if node.level else module.partition(".")[2]
+                found |= {inner.split(".")[0]} if inner else {alias.name for alias in node.names}
     return found - {"_C"}
+
+
+def imports_of(module: str) -> set[str]:
+    """What a module imports of the package; what the files of a folder import of each other is their own affair."""
+    depths = {path: len(path.relative_to(PACKAGE).parts) - 1 for path in SOURCES[module]}
+    return set().union(*(imported_modules(path.read_text(), depth) for path, depth in depths.items())) - {module}
 
 
 def touches_torch_ops(source: str) -> bool:
@@ -68,6 +79,7 @@ def test_readers_of_sources_see_what_they_must() -> None:
     assert imported_modules("import shapley_cuda.game\nfrom shapley_cuda import report, _C") == {"game", "report"}
     assert imported_modules("import shapley_cuda") == {"__init__"}
     assert imported_modules("import torch\nfrom torch import nn") == set()
+    assert imported_modules("from ..game import ChannelGame\nfrom .base import rank", depth=1) == {"game"}
     assert touches_torch_ops("x = torch.ops.shapley.marginals(v)")
     assert touches_torch_ops("from torch import ops")
     assert not touches_torch_ops("from . import ops\nops.marginals(v)")
@@ -87,17 +99,19 @@ def test_module_imports_only_those_to_its_left(module: str) -> None:
         allowed = set(LAYERS[: LAYERS.index(module)])
     if module in SERVED:
         allowed |= set(APART)
-    assert imported_modules((PACKAGE / f"{module}.py").read_text()) <= allowed
+    assert imports_of(module) <= allowed
 
 
-@pytest.mark.parametrize("module", ["__init__", *MODULES])
+@pytest.mark.parametrize("module", MODULES)
 def test_only_the_ops_modules_touch_torch_ops(module: str) -> None:
-    assert touches_torch_ops((PACKAGE / f"{module}.py").read_text()) == (module in ("ops", "convolution"))
+    touch = any(touches_torch_ops(path.read_text()) for path in SOURCES[module])
+    assert touch == (module in ("ops", "convolution"))
 
 
 def test_only_the_build_module_loads_the_native_module() -> None:
     pattern = re.compile(r"import _C\b|\b_C\.")
-    assert [module for module in MODULES if pattern.search((PACKAGE / f"{module}.py").read_text())] == ["build"]
+    loading = [module for module in MODULES for path in SOURCES[module] if pattern.search(path.read_text())]
+    assert loading == ["build"]
 
 
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("*.*")), ids=lambda path: path.name)

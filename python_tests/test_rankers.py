@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import shapley_cuda as sc
 from shapley_cuda.game import masks_of_walks
+from shapley_cuda.rankers import RANKERS
 
 Payoff = Callable[[Tensor, Tensor], Tensor]
 
@@ -296,7 +297,7 @@ def test_permutation_same_seed_same_bits_and_no_generator_touched() -> None:
         ({"budget": 0}, "budget must be at least 16 rows (two blocks of walks), got 0"),
         (
             {"method": "permutatoin"},
-            "method must be one of permutation, magnitude, random, got 'permutatoin'; did you mean 'permutation'?",
+            f"method must be one of {', '.join(RANKERS)}, got 'permutatoin'; did you mean 'permutation'?",
         ),
     ],
 )
@@ -308,7 +309,8 @@ def test_rank_bad_option_is_refused(options: dict[str, Any], text: str) -> None:
 
 
 def test_rank_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match="tolerence"):
+    text = "permutation ranking takes the options .*, got 'tolerence'; did you mean 'tolerance'?"
+    with pytest.raises(TypeError, match=text):
         rank(closed_form("glove")[0], tolerence=0.1)
 
 

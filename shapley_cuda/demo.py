@@ -52,7 +52,7 @@ def run_demo(
         network: name of a shipped network.
         keep: share of the channels to keep in every group.
         folder: where results go: results.json, plot.png, and for each method its plan and weights.
-        tolerance: error at which the Shapley estimates stop, see :func:`~shapley_cuda.rankers.rank_permutation`.
+        tolerance: error at which the Shapley estimates stop, see :class:`~shapley_cuda.rankers.Permutation`.
         epochs: of retraining.
         seed: decides sampling and retraining.
         device: where to run.
