@@ -5,96 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
 from architectures import build, prepared
+from closed_forms import CLOSED_FORMS, ClosedFormGame, by_sample, closed_form, glove, pairwise, rank, unanimity
 from scipy.stats import kendalltau
 from tolerances import STANDARD_ERRORS
 from torch import Tensor, nn
 
 import shapley_cuda as sc
-from shapley_cuda.game import masks_of_walks
 from shapley_cuda.rankers import RANKERS
-
-Payoff = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass
-class ClosedFormGame:
-    """A game with the interface that rankers use, its payoffs given by a function of (masks [R, C], samples [R])."""
-
-    payoff: Payoff
-    n_players: int
-    n_samples: int = 1
-    chunk_walks: int = 64
-    n_evaluations: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    group: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="closed form"))
-
-    def walk_values(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
-        masks = masks_of_walks(permutations)
-        self.n_evaluations += masks.shape[0] * masks.shape[1]
-        rows = sample_index.repeat_interleave(masks.shape[1])
-        return self.payoff(masks.flatten(0, 1), rows).float().view(masks.shape[:2])
-
-
-def rank(game: ClosedFormGame, **options: Any) -> sc.Estimate:
-    return sc.rank(cast(sc.ChannelGame, game), **options)
-
-
-WEIGHTS = torch.tensor([0.5, -1.0, 0.0, 2.0, 0.25, 3.0])
-
-
-def additive(masks: Tensor, samples: Tensor) -> Tensor:
-    return masks.float() @ WEIGHTS
-
-
-def unanimity(masks: Tensor, samples: Tensor) -> Tensor:
-    """1 where players 1, 2 and 4 are all there."""
-    return masks[:, [1, 2, 4]].all(1).float()
-
-
-def glove(masks: Tensor, samples: Tensor) -> Tensor:
-    """1 where a left glove (players 0, 1) meets the only right one (player 2)."""
-    return (masks[:, :2].any(1) & masks[:, 2]).float()
-
-
-def majority(masks: Tensor, samples: Tensor) -> Tensor:
-    return (masks.sum(1) > masks.shape[1] / 2).float()
-
-
-PAIRS = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)).triu(1)
-
-
-def pairwise(masks: Tensor, samples: Tensor) -> Tensor:
-    """The additive game and an interaction of every pair."""
-    present = masks.float()
-    return present @ WEIGHTS + ((present @ PAIRS) * present).sum(1)
-
-
-def by_sample(masks: Tensor, samples: Tensor) -> Tensor:
-    """Samples that disagree about everything: sample n multiplies the additive game and shifts it."""
-    return (samples + 1) * additive(masks, samples) - 3.0 * samples
-
-
-CLOSED_FORMS: dict[str, tuple[Payoff, int, int, list[float]]] = {
-    "additive": (additive, 6, 1, WEIGHTS.tolist()),
-    "unanimity": (unanimity, 6, 1, [0, 1 / 3, 1 / 3, 0, 1 / 3, 0]),
-    "glove": (glove, 3, 1, [1 / 6, 1 / 6, 4 / 6]),
-    "majority": (majority, 7, 1, [1 / 7] * 7),
-    "pairwise": (pairwise, 6, 1, (WEIGHTS + (PAIRS + PAIRS.T).sum(1) / 2).tolist()),
-    "by_sample": (by_sample, 6, 4, (2.5 * WEIGHTS).tolist()),
-}
-
-
-def closed_form(name: str, **options: Any) -> tuple[ClosedFormGame, Tensor]:
-    payoff, n_players, n_samples, values = CLOSED_FORMS[name]
-    return ClosedFormGame(payoff, n_players, n_samples, **options), torch.tensor(values, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
