@@ -16,6 +16,7 @@ from torch.nn import functional as F
 import shapley_cuda as sc
 from shapley_cuda.game import masks_of_walks
 from shapley_cuda.groups import cut_channels
+from shapley_cuda.samplers import masks_of_codes
 
 RELATIVE, ABSOLUTE = PATHS_AGREE
 
@@ -92,6 +93,41 @@ def test_calls_of_nothing_give_nothing_and_cost_nothing(game: sc.ChannelGame) ->
     assert game.row_values(no_masks, no_samples).shape == (0,)
     nobody = torch.empty(0, game.n_players, dtype=torch.int32)
     assert game.walk_values(nobody, no_samples).shape == (0, game.n_players + 1)
+    assert game.n_evaluations == 0
+
+
+def test_all_payoffs_are_those_of_the_call_by_code(game: sc.ChannelGame) -> None:
+    payoffs = game.all_payoffs()
+    assert game.n_evaluations == 2**game.n_players * N_SAMPLES
+    masks = masks_of_codes(torch.arange(2**game.n_players), game.n_players)
+    assert payoffs.dtype == torch.float64
+    torch.testing.assert_close(payoffs, game(masks), rtol=RELATIVE, atol=ABSOLUTE)
+    assert payoffs.std() > 1e-4  # else agreement would mean nothing
+
+
+@pytest.mark.parametrize("metric", ["accuracy", doubled_loss])
+def test_all_payoffs_of_a_head_are_those_of_its_metric(metric: str | Callable[[Tensor, Tensor], Tensor]) -> None:
+    model, inputs, targets = build("chain")
+    game = sc.ChannelGame(model, "fc1", (inputs, targets), metric=metric)
+    masks = masks_of_codes(torch.arange(2**game.n_players), game.n_players)
+    torch.testing.assert_close(game.all_payoffs(), game(masks), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_all_payoffs_in_several_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, targets = build("chain")
+    game = sc.ChannelGame(model, "conv2", (inputs, targets), path="suffix")
+    whole = game.all_payoffs()
+    monkeypatch.setattr("shapley_cuda.game._MASKS_AT_ONCE", 7)
+    relative, absolute = CHUNKS_AGREE
+    torch.testing.assert_close(game.all_payoffs(), whole, rtol=relative, atol=absolute)
+
+
+def test_all_payoffs_too_many_players_names_the_cost_and_the_alternatives() -> None:
+    model = prepared(nn.Sequential(nn.Linear(4, 25), nn.ReLU(), nn.Linear(25, N_CLASSES)))
+    game = sc.ChannelGame(model, "0", (torch.ones(3, 4), torch.tensor([0, 1, 2])))
+    message = r"at most 24 players, got 25: 2\^25 coalitions of 3 samples each are 1.0e\+08 rows; take the permutation"
+    with pytest.raises(ValueError, match=message):
+        game.all_payoffs()
     assert game.n_evaluations == 0
 
 

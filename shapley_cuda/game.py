@@ -15,6 +15,7 @@ from .groups import Group, GroupError, cut_channels, find_group
 from .masking import PathError, masked_outputs, relative_deviation
 from .memory import PeakMemory, default_budget
 from .paths import Execution, HookPath, LinearWalk, RowPath, SuffixPath, WalkPath
+from .samplers import AllCoalitions, masks_of_codes
 from .tracing import Traced
 
 __all__ = ["ChannelGame", "Loss"]
@@ -24,6 +25,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 _METRICS = ("cross_entropy", "accuracy", "squared_error")
 _MAX_CHUNK_ROWS = 1 << 16
+_MAX_PLAYERS_OF_ALL_PAYOFFS = 24
+_MASKS_AT_ONCE = 1 << 12
 _TRIAL = 2  # rows or walks from which the memory that one takes is told
 _CANDIDATES, _EXAMPLES = 64, 4  # a group is tried on the first samples whose outputs are finite
 
@@ -215,6 +218,38 @@ class ChannelGame:
         chunks = zip(permutations.split(self.chunk_walks), sample_index.split(self.chunk_walks), strict=True)
         values = [self._evaluate_walks(p, s) for p, s in chunks if p.shape[0]]
         return torch.cat(values) if values else torch.empty(0, self.n_players + 1, device=self.device)
+
+    @torch.no_grad()
+    def all_payoffs(self) -> Tensor:
+        """Payoffs of all 2^C coalitions, for exact values and oracle sets of at most 24 players.
+
+        Where the consumer is the classifier, one call of :func:`~shapley_cuda.ops.exhaustive_eval`; else as many calls
+        of the game as memory asks for.
+
+        Returns:
+            float64 ``[2^C]`` on the game's device: entry T is the coalition whose player c is kept where bit c of T
+            is set; each the mean over all samples.
+
+        Raises:
+            ValueError: more than 24 players; nothing has been evaluated.
+        """
+        if self.n_players > _MAX_PLAYERS_OF_ALL_PAYOFFS:
+            raise ValueError(
+                f"all_payoffs takes at most {_MAX_PLAYERS_OF_ALL_PAYOFFS} players, got {self.n_players}: "
+                f"2^{self.n_players} coalitions of {self.n_samples} samples each are "
+                f"{2.0**self.n_players * self.n_samples:.1e} rows; take the permutation, regression or partial ranker"
+            )
+        coalitions, head = AllCoalitions(self.n_players), self._head
+        if head is not None:
+            self.n_evaluations += coalitions.count * self.n_samples
+            metric = str(self.metric)
+            values = ops.exhaustive_eval(head.features, head.weight, head.bias, self.data.targets, metric=metric)
+            return self._sign * values.double()
+        payoffs = torch.empty(coalitions.count, dtype=torch.float64, device=self.device)
+        for first in range(0, coalitions.count, _MASKS_AT_ONCE):
+            codes = coalitions.codes(first, min(_MASKS_AT_ONCE, coalitions.count - first), self.device)
+            payoffs[codes] = self(masks_of_codes(codes, self.n_players))
+        return payoffs
 
     @property
     def _head(self) -> LinearWalk | None:
