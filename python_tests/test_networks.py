@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,15 +19,28 @@ from shapley_cuda.networks import (
     DEFAULT_NETWORK,
     NETWORKS,
     lenet5,
+    lenet5_bn,
     network,
     pretrained,
     pretrained_meta,
+    resnet50,
+    resnet56,
+    vgg16,
     vgg_bn,
 )
 from shapley_cuda.training import evaluate
 
 # The same float32 network on another processor may round a borderline logit the other way.
 ACCURACY_TOLERANCE = 0.005
+SHIPPED = ["lenet5", "vgg_bn"]
+IMAGE_SHAPES = {
+    "lenet5": (1, 28, 28),
+    "lenet5_bn": (1, 28, 28),
+    "resnet50": (3, 64, 64),
+    "resnet56": (3, 32, 32),
+    "vgg16": (3, 32, 32),
+    "vgg_bn": (1, 28, 28),
+}
 
 
 def n_parameters(model: nn.Module) -> int:
@@ -84,21 +100,73 @@ def test_vgg_bn_pools_where_the_widths_say() -> None:
     assert sides == [28, 14, 14, 7]
 
 
+def test_lenet5_bn_normalises_what_was_rectified_and_leaves_the_linear_layers_linear() -> None:
+    model = lenet5_bn((2, 3, 4, 5)).eval()
+    with torch.no_grad():
+        model.get_parameter("conv2.bias").fill_(-100.0)
+        model.get_parameter("bn2.bias").copy_(torch.tensor([1.0, -2.0, 3.0]))
+    shifts = model.bn2.bias.repeat_interleave(16)
+    expected = model.fc3(model.fc2(model.fc1(shifts)))
+    assert torch.allclose(model(torch.randn(2, 1, 28, 28)), expected.expand(2, 10), atol=1e-5)
+
+
+def test_vgg16_has_one_position_left_of_32_pixels() -> None:
+    seen: list[torch.Size] = []
+    model = vgg16([4] * 14).eval()
+    model.pool.register_forward_hook(lambda *hooked: seen.append(hooked[1][0].shape))
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert seen == [(1, 4, 1, 1)]
+    assert [name for name, _ in model.named_children()][-4:] == ["bn13", "pool", "fc1", "fc2"]
+
+
+def test_resnet56_shortcut_subsamples_and_pads_with_zero_channels_on_both_sides() -> None:
+    block = resnet56().layer2[0].eval()
+    torch.nn.init.zeros_(block.bn2.weight)
+    images = torch.rand(2, 16, 8, 8)
+    out = block(images)
+    assert torch.equal(out[:, 8:24], images[:, :, ::2, ::2])
+    assert not out[:, :8].any()
+    assert not out[:, 24:].any()
+
+
+def test_resnet50_names_its_layers_as_published_weights_do() -> None:
+    with torch.device("meta"):
+        keys = set(resnet50().state_dict())
+    first = [f"conv{i}.weight" for i in (1, 2, 3)] + ["downsample.0.weight", "downsample.1.running_mean", "bn3.bias"]
+    assert {f"layer1.0.{name}" for name in first} <= keys
+    assert {"conv1.weight", "bn1.weight", "layer4.2.conv3.weight", "fc.weight", "fc.bias"} <= keys
+    assert not {key for key in keys if "downsample" in key and ".0.downsample" not in key}
+    assert len(keys) == 320
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_network_traces_and_gives_the_same_numbers(name: str) -> None:
     model = network(name).eval()
-    images = torch.randn(3, 1, 28, 28)
+    images = torch.randn(3, *IMAGE_SHAPES[name])
     traced = torch.fx.symbolic_trace(model)
-    targets = {node.target for node in traced.graph.nodes if node.op == "call_module"}
-    assert {name for name, _ in model.named_children()} <= targets
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    leaves = {name for name, module in model.named_modules() if not list(module.children())}
+    assert leaves == called
     assert torch.equal(traced(images), model(images))
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_network_can_be_deep_copied(name: str) -> None:
     model = network(name).eval()
-    images = torch.randn(2, 1, 28, 28)
+    images = torch.randn(2, *IMAGE_SHAPES[name])
     assert torch.equal(copy.deepcopy(model)(images), model(images))
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_network_of_a_seed_is_the_same_again(name: str) -> None:
+    first, second = (_seeded(name, 7).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _seeded(name: str, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network(name)
 
 
 def test_network_default_is_lenet5() -> None:
@@ -110,13 +178,15 @@ def test_network_default_is_lenet5() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lenet", "network: name must be one of lenet5, vgg_bn, got 'lenet'; did you mean 'lenet5'?"),
-        ("VGG-BN", "network: name must be one of lenet5, vgg_bn, got 'VGG-BN'; did you mean 'vgg_bn'?"),
-        ("x", "network: name must be one of lenet5, vgg_bn, got 'x'"),
+        ("lenet", "got 'lenet'; did you mean 'lenet5'?"),
+        ("VGG-BN", "got 'VGG-BN'; did you mean 'vgg_bn'?"),
+        ("resnet-56", "got 'resnet-56'; did you mean 'resnet56'?"),
+        ("x", "got 'x'"),
     ],
 )
 def test_network_unknown_name_suggests_a_near_one(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    known = "lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn"
+    with pytest.raises(ValueError, match=f"^{re.escape(f'network: name must be one of {known}, {message}')}$"):
         network(name)
 
 
@@ -132,6 +202,14 @@ def test_lenet5_bad_widths_are_refused(widths: tuple[int, ...]) -> None:
         lenet5(widths)
 
 
+def test_lenet5_bn_and_vgg16_bad_widths_are_refused() -> None:
+    message = "lenet5_bn: widths must be four positive integers (conv1, conv2, fc1, fc2), got (10, 20, 100)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        lenet5_bn((10, 20, 100))
+    with pytest.raises(ValueError, match=r"^vgg16: widths must be 14 positive integers .conv1 ... conv13, fc1., got "):
+        vgg16([64] * 13 + [0])
+
+
 @pytest.mark.parametrize("widths", [("M", 8), (8, "M", "M"), (8, 0), (8, "N"), (8, 2.0)])
 def test_vgg_bn_bad_widths_are_refused(widths: tuple[int | str, ...]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"at most one 'M' (a pool), got {widths!r}")):
@@ -143,7 +221,7 @@ def test_vgg_bn_without_convolutions_is_refused() -> None:
         vgg_bn(())
 
 
-@pytest.mark.parametrize("builder", [lenet5, vgg_bn])
+@pytest.mark.parametrize("builder", [lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn])
 def test_network_bad_counts_are_refused(builder: Callable[..., nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"num_classes must be a positive integer, got 0$"):
         builder(num_classes=0)
@@ -151,7 +229,7 @@ def test_network_bad_counts_are_refused(builder: Callable[..., nn.Module]) -> No
         builder(in_channels=1.5)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", SHIPPED)
 def test_pretrained_is_float32_in_eval_mode_and_leaves_random_state(name: str) -> None:
     before = torch.get_rng_state()
     model = pretrained(name)
@@ -168,7 +246,7 @@ def test_pretrained_gives_independent_copies() -> None:
     assert not torch.equal(first.get_parameter("fc2.bias"), second.get_parameter("fc2.bias"))
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.parametrize("split", ["rank", "test"])
 def test_pretrained_accuracy_is_the_recorded_one(name: str, split: str) -> None:
     recorded = pretrained_meta(name)[split]
@@ -191,3 +269,41 @@ def test_pretrained_unknown_name_suggests_a_near_one() -> None:
     message = "pretrained: name must be one of lenet5, vgg_bn, got 'lenet_5'; did you mean 'lenet5'?"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrained("lenet_5")
+
+
+@pytest.fixture
+def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with torchvision's two functions, so that the lookup is tested where it is not installed."""
+    models = ModuleType("torchvision.models")
+    known = {"tiny": lambda width=3: nn.Linear(width, 2)}
+    setattr(models, "list_models", lambda module: sorted(known) if module is models else [])  # noqa: B010
+    setattr(models, "get_model", lambda name, **options: known[name](**options))  # noqa: B010
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_network_of_torchvision_is_built_with_its_options() -> None:
+    built = network("torchvision:tiny", width=5)
+    assert isinstance(built, nn.Linear)
+    assert built.in_features == 5
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_network_of_torchvision_unknown_name_suggests_a_near_one() -> None:
+    message = "network: torchvision: name must be one of tiny, got 'tini'; did you mean 'tiny'?"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        network("torchvision:tini")
+
+
+def test_network_of_torchvision_where_it_is_absent_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
+    message = r"^network: torchvision must be installed for 'torchvision:resnet18' \(pip install torchvision\), got: "
+    with pytest.raises(ModuleNotFoundError, match=message):
+        network("torchvision:resnet18")
+
+
+def test_importing_the_package_leaves_torchvision_alone() -> None:
+    code = "import sys, shapley_cuda; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
