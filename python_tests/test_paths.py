@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import shapley_cuda as sc
 from shapley_cuda.game import masks_of_walks
-from shapley_cuda.masking import masked, masked_outputs, relative_deviation
+from shapley_cuda.masking import InputMask, input_masks, masked, masked_outputs, relative_deviation
 from shapley_cuda.tracing import Traced
 
 PATHS = ("walk", "suffix", "hook")
@@ -325,6 +325,44 @@ def test_suffix_path_runs_the_prefix_once_per_sample() -> None:
     assert rows_seen == 7
 
 
+ARRANGEMENTS = {
+    "own": list(range(6)),
+    "flattened": [c for c in range(6) for _ in range(4)],
+    "interleaved": [c for _ in range(4) for c in range(6)],
+    "among others": [-1, -1, 3, 0, 1, 2, 4, 5, -1],
+}
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+@pytest.mark.parametrize(
+    ("layer", "positions"),
+    [(nn.Linear, ()), (nn.Linear, (5,)), (nn.Linear, (2, 3)), (nn.Conv1d, (5,)), (nn.Conv2d, (2, 3))],
+    ids=["linear", "tokens", "linear on images", "conv1d", "conv2d"],
+)
+def test_input_mask_any_arrangement_is_a_select(
+    layer: type[nn.Module], positions: tuple[int, ...], arrangement: str, device: str
+) -> None:
+    players = torch.tensor(ARRANGEMENTS[arrangement])
+    consumer = nn.Linear(len(players), 2) if layer is nn.Linear else layer(len(players), 2, 1)
+    g = torch.Generator().manual_seed(0)
+    shape = (*positions, len(players)) if layer is nn.Linear else (len(players), *positions)
+    x = torch.randn(3, *shape, generator=g).to(device)
+    x[1] = float("nan")
+    masks = torch.rand(8, 6, generator=g).to(device) < 0.5
+    index = torch.arange(8, device=device) % 3
+    kept = torch.cat([masks, masks.new_ones(8, 1)], 1)[:, players]
+    kept = kept.view(8, *[1] * len(positions), -1) if layer is nn.Linear else kept.view(8, -1, *[1] * len(positions))
+    expected = torch.where(kept, x[index], 0.0)
+    assert 0 < int(expected.isnan().sum()) < int(x[index].isnan().sum())
+    input_mask = InputMask(consumer, players, 6).to(device)
+    inputs = [x, x.double(), x.transpose(0, -1).contiguous().transpose(0, -1)]
+    if x.dim() == 4:
+        inputs.append(x.to(memory_format=torch.channels_last))
+    for values in inputs:
+        rows = input_mask(values, masks, index)
+        assert torch.equal(rows.nan_to_num(9.0), expected.to(rows.dtype).nan_to_num(9.0))
+
+
 def test_masked_hooks_are_gone_after_an_error() -> None:
     model, inputs, _ = build("chain")
     group = sc.find_group(model, "conv1", inputs[:1])
@@ -338,7 +376,8 @@ def test_masked_hooks_are_gone_after_an_error() -> None:
 def test_masked_consumer_that_is_never_called_is_reported() -> None:
     model, inputs, _ = build("chain")
     masks = torch.ones(len(inputs), 6, dtype=torch.bool)
-    with pytest.raises(sc.PathError, match="never called as a module"), masked([(model.conv2, torch.arange(6))], masks):
+    consumers = input_masks(model, sc.find_group(model, "conv1", inputs[:1]), inputs.device)
+    with pytest.raises(sc.PathError, match="never called as a module"), masked(model, consumers, masks):
         model.conv1(inputs)
 
 

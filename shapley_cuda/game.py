@@ -16,6 +16,7 @@ from .masking import PathError, masked_outputs, relative_deviation
 from .memory import PeakMemory, default_budget
 from .paths import Execution, HookPath, LinearWalk, RowPath, SuffixPath, WalkPath
 from .samplers import AllCoalitions, masks_of_codes
+from .split import Prefix
 from .tracing import Traced
 
 __all__ = ["ChannelGame", "Loss"]
@@ -313,20 +314,20 @@ class ChannelGame:
         if path == "hook":
             return None, HookPath(self.model, self.group, inputs), why_not
         try:
-            traced = Traced(self.model, inputs)
+            prefix = Prefix(Traced(self.model, inputs), inputs)
         except PathError as error:
             if path != "auto":
                 raise
             return None, HookPath(self.model, self.group, inputs), {"walk": str(error), "suffix": str(error)}
         if path != "suffix":
             try:
-                walk = WalkPath(traced, self.group, inputs, execution)
+                walk = WalkPath(prefix, self.group, execution)
             except PathError as error:
                 if path == "walk":
                     raise
                 why_not["walk"] = str(error)
         try:
-            rows = SuffixPath(traced, self.group, inputs, execution)
+            rows = SuffixPath(prefix, self.group, execution)
         except PathError as error:
             if path == "suffix":
                 raise

@@ -21,10 +21,9 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import ops
 from .epilogue import Epilogue, find_epilogue
-from .groups import Consumer, Group
-from .masking import PathError, masked
-from .split import Split
-from .tracing import Traced
+from .groups import Group
+from .masking import PathError, input_masks, masked
+from .split import Prefix, Split
 
 __all__ = ["Execution", "HookPath", "RowPath", "SuffixPath", "WalkPath"]
 
@@ -65,14 +64,14 @@ class HookPath:
 
     def __init__(self, model: nn.Module, group: Group, inputs: Tensor):
         self.model, self.inputs = model, inputs
-        self.consumers = [(model.get_submodule(c.name), c.player_of_input.to(inputs.device)) for c in group.consumers]
+        self._consumers = input_masks(model, group, inputs.device)
 
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        with masked(self.consumers, masks):
+        with masked(self.model, self._consumers, masks):
             return self.model(self.inputs[sample_index])
 
 
-def _settle(execution: Execution, split: Split, inputs: Tensor) -> Execution:
+def _settle(execution: Execution, split: Split, device: torch.device) -> Execution:
     """Decide about channels_last where it is left open."""
     if execution.channels_last is not None:
         return execution
@@ -81,15 +80,15 @@ def _settle(execution: Execution, split: Split, inputs: Tensor) -> Execution:
         n.op == "call_module" and isinstance(split.suffix.get_submodule(n.target), _IMAGE_LAYERS) for n in nodes
     )
     views = any(n.op == "call_method" and n.target == "view" for n in nodes)
-    return replace(execution, channels_last=inputs.device.type == "cpu" and likes and not views)
+    return replace(execution, channels_last=device.type == "cpu" and likes and not views)
 
 
 class _Suffix:
     """The part of a network that runs per row, with what its rows are gathered from."""
 
-    def __init__(self, split: Split, boundary: Sequence[Tensor], execution: Execution):
+    def __init__(self, split: Split, prefix: Prefix, execution: Execution):
         self.dtype = execution.dtype
-        self.boundary = [_prepare(values, execution) for values in boundary]
+        self.boundary = [_prepare(values, execution) for values in prefix.values(split.boundary)]
         self.run: Callable[..., Tensor] = split.suffix
         self._as_it_is = split.suffix
         if execution.compile:
@@ -114,12 +113,11 @@ class SuffixPath:
 
     name = "suffix"
 
-    def __init__(self, traced: Traced, group: Group, inputs: Tensor, execution: Execution):
-        consumers = {c.name: Consumer(c.name, c.player_of_input.to(inputs.device)) for c in group.consumers}
-        split = Split(traced, traced.calls(consumers), consumers)
-        execution = _settle(execution, split, inputs)
-        boundary, _ = split.run_prefix(inputs)
-        self._suffix = _Suffix(split, boundary, execution)
+    def __init__(self, prefix: Prefix, group: Group, execution: Execution):
+        traced, device = prefix.traced, prefix.inputs.device
+        roots = traced.calls(c.name for c in group.consumers)
+        split = Split(traced, roots, input_masks(traced.module, group, device))
+        self._suffix = _Suffix(split, prefix, _settle(execution, split, device))
 
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
         return self._suffix(masks, sample_index)
@@ -135,7 +133,8 @@ class WalkPath:
 
     name = "walk"
 
-    def __init__(self, traced: Traced, group: Group, inputs: Tensor, execution: Execution):
+    def __init__(self, prefix: Prefix, group: Group, execution: Execution):
+        traced, device = prefix.traced, prefix.inputs.device
         if len(group.consumers) != 1:
             raise PathError(f"{len(group.consumers)} layers read the channels; a walk kernel serves one")
         consumer = group.consumers[0]
@@ -145,18 +144,19 @@ class WalkPath:
         layer = traced.module.get_submodule(consumer.name)
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise PathError(f"consumer {consumer.name} has hooks of its own, which a walk kernel would not run")
-        columns = _columns_by_player(consumer.player_of_input, group.n_players).to(inputs.device)
+        columns = _columns_by_player(consumer.player_of_input, group.n_players).to(device)
         call = calls[0]
         epilogue = find_epilogue(traced, call)
         residuals = [] if epilogue.residual is None else [epilogue.residual]
-        split = Split(traced, [epilogue.last], extras=[call.all_input_nodes[0], *residuals])
-        execution = _settle(execution, split, inputs)
-        boundary, (x, *residual) = split.run_prefix(inputs)
+        known = [call.all_input_nodes[0], *residuals]
+        split = Split(traced, [epilogue.last], known=known)
+        execution = _settle(execution, split, device)
+        x, *residual = prefix.values([*known, *split.boundary])[: len(known)]
         if x.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
         if type(layer) is nn.Linear and x.dim() != 2:
             raise PathError(f"the input of {consumer.name} has {x.dim()} dimensions, a walk kernel needs 2")
-        self._suffix = _Suffix(split, boundary, execution)
+        self._suffix = _Suffix(split, prefix, execution)
         self.head: LinearWalk | None = None
         if type(layer) is nn.Conv2d:
             self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, x, columns, epilogue, residual, execution)

@@ -7,26 +7,56 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from .groups import Consumer
-from .masking import PathError, channel_dim, mask_inputs
+from .masking import InputMask, PathError
 from .tracing import Traced
 
-__all__ = ["Split"]
+__all__ = ["Prefix", "Split"]
 
 _PREFIX_BATCH = 256
 
 
+class Prefix:
+    """Values of a network that no mask reaches, one entry per sample. What was asked for once is not computed again.
+
+    Args:
+        traced: the network.
+        inputs: all samples.
+    """
+
+    def __init__(self, traced: Traced, inputs: Tensor):
+        self.traced, self.inputs = traced, inputs
+        self._known: dict[fx.Node, Tensor] = {}
+
+    def values(self, nodes: Sequence[fx.Node]) -> list[Tensor]:
+        """The values of some nodes on all samples."""
+        missing = [n for n in dict.fromkeys(nodes) if n not in self._known]
+        if missing:
+            network = self._network(missing)
+            batches = [network(batch) for batch in self.inputs.split(_PREFIX_BATCH)]
+            values = (torch.cat(parts) for parts in zip(*batches, strict=True))
+            self._known.update(zip(missing, values, strict=True))
+        return [self._known[n] for n in nodes]
+
+    def _network(self, wanted: Sequence[fx.Node]) -> fx.GraphModule:
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        for node in _ancestors_or_self(self.traced.graph, wanted):
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+        graph.output(tuple(copies[n] for n in wanted))
+        return fx.GraphModule(self.traced.module, graph)
+
+
 class Split:
-    """The two halves of a network.
+    """A network cut where its rows begin to differ from their samples.
 
     Args:
         traced: the network.
         roots: the calls where a row first differs from its sample.
         consumers: the roots' layers by name, if the roots are consumers that run in the suffix, on masked inputs;
             without, the roots' results are given to the suffix from outside.
-        extras: further values that the prefix computes.
+        known: further values that must not depend on the roots.
 
     Attributes:
+        boundary: values of the prefix that the suffix gathers its rows from.
         suffix: a module that takes ``(masks [R, C] or None, sample_index [R], *boundary values, *the roots' results)``.
     """
 
@@ -34,24 +64,17 @@ class Split:
         self,
         traced: Traced,
         roots: Sequence[fx.Node],
-        consumers: Mapping[str, Consumer] | None = None,
-        extras: Sequence[fx.Node] = (),
+        consumers: Mapping[str, InputMask] | None = None,
+        known: Sequence[fx.Node] = (),
     ):
         self.traced, self.roots = traced, roots
         self.per_row = _descendants(traced.graph, roots)
-        if any(n in self.per_row for n in extras):
+        if any(n in self.per_row for n in known):
             raise PathError("the consumer is called again on its own result")
         # Replaced roots come from outside and are left out.
         self.inner = self.per_row if consumers is not None else self.per_row - set(roots)
         self.boundary = self._find_boundary()
-        self._prefix = self._build_prefix([*self.boundary, *extras])
         self.suffix = self._build_suffix(consumers)
-
-    def run_prefix(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What the suffix gathers its rows from, and the extras, each with one entry per sample."""
-        batches = [self._prefix(batch) for batch in inputs.split(_PREFIX_BATCH)]
-        values = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-        return values[: len(self.boundary)], values[len(self.boundary) :]
 
     def _inner(self) -> list[fx.Node]:
         return [n for n in self.traced.graph.nodes if n in self.inner]
@@ -69,14 +92,7 @@ class Split:
             self.per_row |= set(recompute)
             self.inner |= set(recompute)
 
-    def _build_prefix(self, wanted: Sequence[fx.Node]) -> fx.GraphModule:
-        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-        for node in _ancestors_or_self(self.traced.graph, wanted):
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-        graph.output(tuple(copies[n] for n in wanted))
-        return fx.GraphModule(self.traced.module, graph)
-
-    def _build_suffix(self, consumers: Mapping[str, Consumer] | None) -> fx.GraphModule:
+    def _build_suffix(self, consumers: Mapping[str, InputMask] | None) -> fx.GraphModule:
         module, graph, copies = self.traced.module, fx.Graph(), dict[fx.Node, fx.Node]()
         masks, sample_index = graph.placeholder("masks"), graph.placeholder("sample_index")
         given = {n: graph.placeholder(f"sample_{n.name}") for n in self.boundary}
@@ -95,7 +111,6 @@ class Split:
             if consumers is None or node not in self.roots:
                 copies[node] = graph.node_copy(node, row_of)
                 continue
-            layer = module.get_submodule(str(node.target))
             kwargs = dict(node.kwargs)
             source, *others = node.args or (kwargs.pop("input"),)
             assert isinstance(source, fx.Node)
@@ -103,10 +118,9 @@ class Split:
                 x, index = copies[source], graph.call_function(_own_rows, (masks,))
             else:
                 x, index = given[source], sample_index
-            players = f"players_of_{node.name}"
-            module.register_buffer(players, consumers[str(node.target)].player_of_input, persistent=False)
-            arguments = (x, masks, index, graph.get_attr(players), channel_dim(layer))
-            masked_input = graph.call_function(mask_inputs, arguments)
+            mask_of_input = f"mask_of_{node.name}"
+            module.add_module(mask_of_input, consumers[str(node.target)])
+            masked_input = graph.call_module(mask_of_input, (x, masks, index))
             # Further arguments, such as the output_size of a ConvTranspose.
             rest = tuple(fx.map_arg(other, row_of) for other in others)
             named = {key: fx.map_arg(value, row_of) for key, value in kwargs.items()}
