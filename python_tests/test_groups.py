@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import shapley_cuda as sc
-from shapley_cuda.groups import cut_channels
+from shapley_cuda.groups import ChannelCutter, cut_channels
 
 IMAGE = (3, 9, 9)
 
@@ -244,6 +244,17 @@ def test_cut_channels_keeps_the_right_weights_and_the_original() -> None:
     assert torch.equal(cut.conv2.weight, model.conv2.weight[:, [1, 2, 3, 5]])
     assert torch.equal(cut.fc2.weight, model.fc2.weight[:, :8])
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_channel_cutter_cuts_again_and_again_what_each_cut_alone_would() -> None:
+    model, inputs, _ = build("densenet")
+    sizes = {group.name: group.n_players for group in sc.find_groups(model, inputs[:1]) if group.prunable}
+    cutter = ChannelCutter(model, sizes, inputs[:1])
+    for removed in ({name: [0, n - 1] for name, n in sizes.items()}, {name: [1] for name in list(sizes)[1:]}):
+        one_by_one = model
+        for name, channels in removed.items():
+            one_by_one = cut_channels(one_by_one, {name: channels}, inputs[:1])
+        assert torch.equal(cutter.cut(removed)(inputs), one_by_one(inputs))
 
 
 def test_cut_channels_nothing_removed_is_a_copy() -> None:

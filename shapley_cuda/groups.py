@@ -11,14 +11,24 @@ from __future__ import annotations
 import copy
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-__all__ = ["Consumer", "Group", "GroupError", "cut_channels", "find_group", "find_groups", "pick_group"]
+__all__ = [
+    "ChannelCutter",
+    "Consumer",
+    "Group",
+    "GroupError",
+    "cut_channels",
+    "find_group",
+    "find_groups",
+    "pick_group",
+]
 
 _DEPTHWISE = tp.ops.OPTYPE.DEPTHWISE_CONV
 # Layers that work on each channel by itself: whatever a removed channel gives there is masked at the next consumer.
@@ -166,7 +176,8 @@ def pick_group(groups: Sequence[Group], name: str) -> Group:
 def cut_channels(model: nn.Module, removed: Mapping[str, Sequence[int]], example_input: Tensor) -> nn.Module:
     """Remove output channels and all that depends on them, in a copy.
 
-    This is the bare cut; :func:`~shapley_cuda.prune` also checks the result against the masked network.
+    This is the bare cut; :func:`~shapley_cuda.prune` also checks the result against the masked network. To cut the same
+    groups time and again, make a :class:`ChannelCutter`.
 
     Args:
         model: the network; unchanged.
@@ -179,25 +190,88 @@ def cut_channels(model: nn.Module, removed: Mapping[str, Sequence[int]], example
     Raises:
         GroupError: ``torch_pruning`` cannot cut these layers.
     """
-    pruned = copy.deepcopy(model).eval()
-    for name, channels in removed.items():
-        if not channels:
+    return ChannelCutter(model, removed, example_input).cut(removed)
+
+
+class ChannelCutter:
+    """Cuts groups out of copies of a network that it has traced once.
+
+    Args:
+        model: the network; unchanged, and not to be changed while this is used.
+        groups: names of the groups that will be cut.
+        example_input: a batch that the model accepts.
+    """
+
+    def __init__(self, model: nn.Module, groups: Iterable[str], example_input: Tensor):
+        self._model = model
+        graph = _trace(model, example_input)
+        self._cuts = {name: _cuts_of_group(graph, name) for name in groups}
+
+    def cut(self, removed: Mapping[str, Sequence[int]]) -> nn.Module:
+        """Remove channels in a copy, see :func:`cut_channels`."""
+        gone: dict[_Cut, set[int]] = {}
+        cause: dict[_Cut, str] = {}
+        for name, players in removed.items():
+            for cut, places in self._cuts[name]:
+                channels = {channel for player in players for channel in places.get(player, ())}
+                if channels:
+                    gone[cut] = gone.get(cut, set()) | channels
+                    cause.setdefault(cut, name)
+        with torch.inference_mode(False):
+            pruned = copy.deepcopy(self._model).eval()
+            for cut, channels in gone.items():
+                try:
+                    cut.apply(pruned, sorted(channels))
+                except Exception as error:  # whatever torch_pruning meets in layers it was not made for
+                    raise GroupError(
+                        f"group {cause[cut]!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
+                    ) from error
+        # Tied parameters have two names here and may have come apart in the copy.
+        wants_grad = {name: p.requires_grad for name, p in self._model.named_parameters(remove_duplicate=False)}
+        for name, parameter in pruned.named_parameters():
+            parameter.requires_grad_(wants_grad[name])
+        return pruned
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One dimension of one layer, or of a parameter that belongs to no known layer, and how to cut it."""
+
+    name: str
+    is_parameter: bool
+    prune: Callable[[Any, list[int]], Any]
+    dim: int
+
+    def apply(self, model: nn.Module, channels: list[int]) -> None:
+        self.prune.__self__.pruning_dim = self.dim  # type: ignore[attr-defined]
+        if self.is_parameter:
+            parent, _, attribute = self.name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, self.prune(model.get_parameter(self.name), channels))
+        else:
+            self.prune(model.get_submodule(self.name), channels)
+
+
+def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dict[int, list[int]]]]:
+    """What is cut along with a group, and at which places for each of its players.
+
+    Places are those of the whole network, so that several groups can be cut at once.
+    """
+    modules = {module: module_name for module_name, module in graph.model.named_modules()}
+    parameters = {id(parameter): parameter_name for parameter_name, parameter in graph.model.named_parameters()}
+    layer = graph.model.get_submodule(name)
+    root = graph.get_pruner_of_module(layer).prune_out_channels
+    cuts = []
+    for item in graph.get_pruning_group(layer, root, list(range(graph.get_out_channels(layer)))):
+        target = item.dep.target
+        is_parameter = target.type == tp.ops.OPTYPE.PARAMETER
+        target_name = parameters.get(id(target.module)) if is_parameter else modules.get(target.module)
+        if target_name is None:  # an operation between layers: it has no weights
             continue
-        graph = _trace(pruned, example_input)  # anew for each cut: index maps go stale once something was removed
-        layer = graph.model.get_submodule(name)
-        cut = graph.get_pruner_of_module(layer).prune_out_channels
-        try:
-            graph.get_pruning_group(layer, cut, sorted(channels)).prune()
-        except Exception as error:  # whatever torch_pruning meets in layers it was not made for
-            raise GroupError(
-                f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
-            ) from error
-        pruned = graph.model
-    # Tied parameters have two names here and may have come apart in the copy.
-    wants_grad = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(wants_grad[name])
-    return pruned
+        places: dict[int, list[int]] = {}
+        for player, place in zip(item.root_idxs, item.idxs, strict=True):
+            places.setdefault(int(player), []).append(int(place))
+        cuts.append((_Cut(target_name, is_parameter, item.dep.handler, target.pruning_dim), places))
+    return cuts
 
 
 def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
