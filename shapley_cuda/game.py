@@ -237,8 +237,8 @@ class ChannelGame:
         if self.n_players > _MAX_PLAYERS_OF_ALL_PAYOFFS:
             raise ValueError(
                 f"all_payoffs takes at most {_MAX_PLAYERS_OF_ALL_PAYOFFS} players, got {self.n_players}: "
-                f"2^{self.n_players} coalitions of {self.n_samples} samples each are "
-                f"{2.0**self.n_players * self.n_samples:.1e} rows; take the permutation, regression or partial ranker"
+                f"it would evaluate 2^{self.n_players} coalitions of {self.n_samples} samples each; take the "
+                "permutation, regression or partial ranker"
             )
         coalitions, head = AllCoalitions(self.n_players), self._head
         if head is not None:
