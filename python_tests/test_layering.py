@@ -14,8 +14,9 @@ KERNELS = ROOT / "csrc" / "kernels"
 
 # Each module imports only those to its left.
 LAYERS = (
-    "build", "fakes", "convolution", "ops", "files", "payoffs", "estimate", "memory", "groups", "masking", "tracing", "split",
-    "epilogue", "paths", "samplers", "game", "comparison", "oracle", "rankers", "surgery", "report", "demo", "cli",
+    "build", "fakes", "convolution", "ops", "payoffs", "files", "estimate", "memory", "groups", "masking", "tracing",
+    "split", "epilogue", "paths", "samplers", "game", "comparison", "oracle", "rankers", "surgery", "report", "demo",
+    "cli",
 )  # fmt: skip
 # Standing apart: they import nothing of the package, and serve only those who show something.
 APART = ("networks", "datasets", "training")

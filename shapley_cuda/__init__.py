@@ -9,7 +9,7 @@
 The kernels underneath are ``torch.ops.shapley.*``, documented in :mod:`shapley_cuda.ops`.
 """
 
-from . import ops
+from . import ops, payoffs
 from .build import __version__, build_info
 from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folder
 from .estimate import Estimate
@@ -60,6 +60,7 @@ __all__ = [
     "load_pruned",
     "network",
     "ops",
+    "payoffs",
     "plan_pruning",
     "pretrained",
     "prune",
