@@ -6,10 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import shapley_cuda as sc
+from shapley_cuda.comparison import kendall_tau, relative_rmse
 
 from .cases import Setting
 from .report import print_table, progress
@@ -46,14 +44,13 @@ def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
     game = sc.ChannelGame(sc.pretrained("lenet5").to(setting.device), layer, (images, labels))
     halves = [_rank(game, plan.reference_passes, seed=1000 + i, **_SCHEMES["own order, antithetic"]) for i in (0, 1)]
     reference = (halves[0].values + halves[1].values) / 2
-    scale = float(reference.abs().mean())
-    reference_error = _rms((halves[0].values - halves[1].values) / 2) / scale
+    reference_error = relative_rmse(halves[0].values, reference)
     results = []
     for passes in plan.passes:
         for scheme, options in _SCHEMES.items():
             progress(f"{name}: {passes} passes, {scheme}")
             estimates = [_rank(game, passes, seed=seed, **options) for seed in range(plan.seeds)]
-            errors = [_rms(e.values - reference) / scale for e in estimates]
+            errors = [relative_rmse(e.values, reference) for e in estimates]
             results.append(
                 {
                     "layer": f"lenet5.{layer}",
@@ -94,17 +91,6 @@ def print_errors(results: list[dict[str, Any]]) -> None:
     print_table("estimators", columns, cells)
 
 
-def kendall_tau(a: Tensor, b: Tensor) -> float:
-    """Share of pairs in the same order less share in the opposite order."""
-    pairs = torch.triu_indices(len(a), len(a), 1)
-    signs = (a[pairs[0]] - a[pairs[1]]).sign() * (b[pairs[0]] - b[pairs[1]]).sign()
-    return float(signs.mean())
-
-
 def _rank(game: sc.ChannelGame, passes: int, seed: int, **options: bool) -> sc.Estimate:
     budget = passes * game.n_samples * (game.n_players + 1)
     return sc.rank(game, "permutation", tolerance=0, budget=budget, seed=seed, **options)
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())
