@@ -25,7 +25,7 @@ from shapley_cuda.datasets import (
     subset_indices,
 )
 
-SUBSET_SIZES = {"train": 4000, "rank": 1000, "test": 1000}
+SUBSET_SIZES = {"train": 4000, "rank": 1000, "select": 1000, "test": 1000}
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
@@ -126,6 +126,15 @@ def test_load_idx_folder_reads_plain_and_gzipped(tmp_path: Path, train: bool) ->
     assert labels.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_normalise_works_on_each_colour_by_its_own_mean_and_deviation() -> None:
+    pixels = np.array([[[[255]], [[0]]]], dtype=np.uint8)
+    images = normalise(pixels, mean=(0.5, 0.25), std=(0.5, 0.125))
+    assert images.tolist() == [[[[1.0]], [[-2.0]]]]
+    message = "normalise: pixels must be [N, H, W] or [N, C, H, W] with C = 1 means and 1 deviations, got [1, 2, 1, 1]"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        normalise(pixels)
+
+
 def test_load_idx_folder_mismatched_counts_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, 6, 5)
     message = f"load_idx_folder: {tmp_path} must hold as many train labels as images, got 5 labels and 6 images"
@@ -168,11 +177,11 @@ def test_subsets_share_no_image() -> None:
     assert len(seen) == sum(SUBSET_SIZES.values())
 
 
-def test_subset_indices_of_train_and_rank_are_disjoint() -> None:
-    train, rank = subset_indices("train").tolist(), subset_indices("rank").tolist()
-    assert len(set(train) | set(rank)) == 5000
-    assert min(train + rank) >= 0
-    assert max(train + rank) < 60_000
+def test_subset_indices_of_the_training_set_are_disjoint() -> None:
+    chosen = [index for split in ("train", "rank", "select") for index in subset_indices(split).tolist()]
+    assert len(set(chosen)) == len(chosen) == 6000
+    assert min(chosen) >= 0
+    assert max(chosen) < 60_000
     assert max(subset_indices("test").tolist()) < 10_000
 
 
@@ -185,7 +194,7 @@ def test_subset_pixels_have_the_documented_mean_and_deviation() -> None:
 @pytest.mark.parametrize("load", [fashion_mnist, fashion_mnist_subset, subset_indices])
 def test_unknown_split_is_refused(load: object) -> None:
     assert callable(load)
-    with pytest.raises(ValueError, match=r": split must be one of train, rank, test, got 'valid'$"):
+    with pytest.raises(ValueError, match=r": split must be one of train, rank, select, test, got 'valid'$"):
         load("valid")
 
 
@@ -203,21 +212,34 @@ def test_fashion_mnist_reads_the_folder_in_the_environment(tmp_path: Path, monke
 
 def test_fashion_mnist_without_data_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHAPLEY_DATA", str(tmp_path))
-    monkeypatch.setattr("shapley_cuda.datasets._DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr("shapley_cuda.datasets.fashion._DEBIAN_FOLDER", tmp_path / "debian")
     places = f"{tmp_path}, {tmp_path / 'fashion-mnist'}, {tmp_path / 'debian'}"
     with pytest.raises(FileNotFoundError, match=re.escape(places)):
         fashion_mnist_folder()
 
 
+@pytest.mark.parametrize("split", ["train", "rank", "select"])
+def test_fashion_mnist_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    write_folder(tmp_path, 6, 6)
+    monkeypatch.setenv("SHAPLEY_DATA", str(tmp_path))
+    message = f"fashion_mnist: {tmp_path} must hold the official 60000 training images, got 6"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        fashion_mnist(split)
+
+
 @needs_full_data
-def test_fashion_mnist_full_splits_agree_with_the_subset() -> None:
-    train, rank, test = fashion_mnist("train"), fashion_mnist("rank"), fashion_mnist("test")
-    assert [len(split.labels) for split in (train, rank, test)] == [59_000, 1000, 10_000]
-    assert torch.equal(rank.images, fashion_mnist_subset("rank").images)
-    assert torch.equal(rank.labels, fashion_mnist_subset("rank").labels)
-    assert torch.equal(test.images[subset_indices("test")], fashion_mnist_subset("test").images)
-    rank_images = {image.tobytes() for image in rank.images.numpy()}
-    assert not any(image.tobytes() in rank_images for image in train.images.numpy())
+def test_fashion_mnist_full_splits_agree_with_the_subset_and_share_no_image() -> None:
+    splits = {name: fashion_mnist(name) for name in SPLITS}
+    assert [len(split.labels) for split in splits.values()] == [58_000, 1000, 1000, 10_000]
+    assert [split.name for split in splits.values()] == list(SPLITS)
+    for name in ("rank", "select"):
+        assert torch.equal(splits[name].images, fashion_mnist_subset(name).images)
+        assert torch.equal(splits[name].labels, fashion_mnist_subset(name).labels)
+    assert torch.equal(splits["test"].images[subset_indices("test")], fashion_mnist_subset("test").images)
+    held_out = {image.tobytes() for name in ("rank", "select") for image in splits[name].images.numpy()}
+    assert len(held_out) == 2000
+    assert not any(image.tobytes() in held_out for image in splits["train"].images.numpy())
+    assert splits["train"].labels.bincount().tolist() == [5800] * 10
 
 
 def test_split_unpacks_as_a_pair_and_keeps_its_name() -> None:
@@ -242,10 +264,52 @@ def test_split_copies_keep_the_name(duplicate: object) -> None:
 
 def test_split_bad_arguments_are_refused() -> None:
     images, labels = torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"^Split: name must be one of train, rank, test, got 'val'$"):
+    with pytest.raises(ValueError, match=r"^Split: name must be one of train, rank, select, test, got 'val'$"):
         Split(images, labels, "val")
     with pytest.raises(ValueError, match=r"same N, got \[3, 2\] and \[2\]$"):
         Split(images, labels[:2], "rank")
     for count in (0, 4):
         with pytest.raises(ValueError, match=f"^Split.first: count must be 1 to 3, got {count}$"):
             Split(images, labels, "rank").first(count)
+
+
+def imbalanced() -> Split:
+    labels = torch.tensor([5] * 9 + [2] * 6 + [7] * 4)[torch.tensor([(7 * i) % 19 for i in range(19)])]
+    return Split(torch.arange(19.0)[:, None], labels, "rank")
+
+
+def test_split_balanced_takes_turns_and_draws_each_sample_at_most_once() -> None:
+    split = imbalanced()
+    drawn = split.balanced(11, seed=3)
+    assert drawn.name == "rank"
+    assert drawn.labels.tolist() == [2, 5, 7] * 3 + [2, 5]
+    positions = drawn.images.flatten().to(torch.int64)
+    assert len(set(positions.tolist())) == 11
+    assert torch.equal(split.labels[positions], drawn.labels)
+
+
+def test_split_balanced_is_named_by_its_seed_and_smaller_draws_are_prefixes() -> None:
+    split = imbalanced()
+    before = torch.get_rng_state()
+    drawn = split.balanced(12, seed=3).images
+    assert torch.equal(split.balanced(12, seed=3).images, drawn)
+    assert torch.equal(split.balanced(5, seed=3).images, drawn[:5])
+    assert not torch.equal(split.balanced(12, seed=4).images, drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+    # What one seed draws may never change: splits of data sets are drawn so.
+    assert drawn.flatten().tolist() == [4, 0, 16, 7, 9, 5, 10, 1, 13, 18, 12, 8]
+
+
+@pytest.mark.parametrize("count", [0, 13, -1])
+def test_split_balanced_beyond_the_rarest_class_is_refused(count: int) -> None:
+    message = f"Split.balanced: count must be 1 to 12, the rarest of 3 classes has 4 samples, got {count}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        imbalanced().balanced(count)
+
+
+def test_split_balanced_of_other_labels_is_refused() -> None:
+    split = Split(torch.zeros(3, 2), torch.zeros(3), "rank")
+    with pytest.raises(
+        ValueError, match=r"^Split.balanced: labels must be class indices, int64 .N., got torch.float32$"
+    ):
+        split.balanced(2)

@@ -30,7 +30,9 @@ from shapley_cuda.datasets import (
     fashion_mnist,
     fashion_mnist_folder,
     fashion_mnist_subset,
+    load_idx_folder,
     read_idx,
+    subset_indices,
 )
 from shapley_cuda.networks import network, pretrained
 from shapley_cuda.training import Progress, evaluate, train
@@ -38,7 +40,7 @@ from shapley_cuda.training import Progress, evaluate, train
 ASSETS = Path(__file__).resolve().parents[1] / "shapley_cuda" / "assets"
 N_CLASSES = 10
 SUBSET_SEED = 20170825
-SUBSET_SIZES = {"train": 4000, "rank": 1000, "test": 1000}
+SUBSET_SIZES = {"train": 4000, "rank": 1000, "select": 1000, "test": 1000}
 
 
 class Recipe(NamedTuple):
@@ -86,7 +88,7 @@ def make_data() -> None:
     target.mkdir(parents=True, exist_ok=True)
     generator = np.random.Generator(np.random.PCG64(SUBSET_SEED))
     indices: dict[str, list[int]] = {}
-    for prefix, names in (("train", ["train", "rank"]), ("t10k", ["test"])):
+    for prefix, names in (("train", ["train", "rank", "select"]), ("t10k", ["test"])):
         pixels = read_idx(source / f"{prefix}-images-idx3-ubyte.gz")
         labels = read_idx(source / f"{prefix}-labels-idx1-ubyte.gz")
         chosen = choose_balanced(labels, [SUBSET_SIZES[name] for name in names], generator)
@@ -113,16 +115,24 @@ def show(progress: Progress) -> None:
         print(f"  step {progress.step}/{progress.n_steps}  loss {progress.loss:.4f}", flush=True)
 
 
+def training_images() -> tuple[Tensor, Tensor]:
+    """Load the official training set without the "rank" images; those of "select" are trained on."""
+    images, labels = load_idx_folder(fashion_mnist_folder(), train=True)
+    kept = torch.ones(labels.shape[0], dtype=torch.bool)
+    kept[subset_indices("rank")] = False
+    return images[kept], labels[kept]
+
+
 def make_weights(name: str) -> None:
     """Train one network and write its weights and what they achieve."""
     recipe = RECIPES[name]
-    data = fashion_mnist("train")
+    images, labels = training_images()
     torch.manual_seed(recipe.settings["seed"])
     model = network(name, **recipe.options)
     # channels_last is quicker on a CPU; it changes where the numbers lie, not what they mean.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    print(f"{name}: {len(data.labels)} images", flush=True)
-    history = train(model, data.images, data.labels, **recipe.settings, progress=show)
+    print(f"{name}: {len(labels)} images", flush=True)
+    history = train(model, images, labels, **recipe.settings, progress=show)
     unrounded = evaluate(model, *fashion_mnist("test"))
     # Not save_file: it makes a file that only its owner may read, and a wheel would carry that along.
     (ASSETS / f"{name}.safetensors").write_bytes(save(stored_state(model)))
@@ -132,7 +142,7 @@ def make_weights(name: str) -> None:
         "weights": f"{name}.safetensors",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dataset": "fashion-mnist",
-        "training_images": len(data.labels),
+        "training_images": len(labels),
         "training": {"momentum": 0.9, **recipe.settings},
         "torch": torch.__version__.split("+")[0],
         "threads": torch.get_num_threads(),
