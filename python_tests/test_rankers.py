@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import build, prepared
+from architectures import prepared
 from closed_forms import CLOSED_FORMS, ClosedFormGame, by_sample, closed_form, glove, pairwise, rank, unanimity
 from scipy.stats import kendalltau
 from tolerances import STANDARD_ERRORS
@@ -244,35 +244,6 @@ def test_permutation_payoff_that_is_not_finite_is_refused(bad: float) -> None:
     game = ClosedFormGame(broken, 4, n_samples=3)
     with pytest.raises(sc.NonFinitePayoff, match=r"^2 of the last 6 walks met a payoff that is NaN or infinite"):
         rank(game, budget=6 * 5, tolerance=0)
-
-
-def test_random_ranking_is_an_order_that_the_seed_decides() -> None:
-    game, _ = closed_form("majority")
-    first, again, other = (rank(game, method="random", seed=seed) for seed in (1, 1, 2))
-    assert sorted(first.values.tolist()) == list(range(7))
-    assert torch.equal(first.values, again.values)
-    assert not torch.equal(first.values, other.values)
-    assert first.n_evaluations == game.n_evaluations == 0
-    assert first.stopped == "complete"
-
-
-def test_magnitude_ranking_is_the_norm_of_the_weights_that_make_the_channel() -> None:
-    model, inputs, targets = build("decoder")
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return outputs.flatten(1).square().mean(1)
-
-    for name in ("up1", "up2"):  # transposed: output channels lie along dimension 1
-        game = sc.ChannelGame(model, name, (inputs, targets), metric=loss)
-        weight = model.get_submodule(name).weight.detach().double()
-        for p, norm in ((1, lambda w: w.abs().sum()), (2, lambda w: w.square().sum().sqrt())):
-            expected = torch.stack([norm(weight[:, c]) for c in range(game.n_players)])
-            torch.testing.assert_close(sc.rank(game, "magnitude", p=p).values, expected, rtol=1e-9, atol=0)
-    model, inputs, targets = build("chain")
-    game = sc.ChannelGame(model, "conv2", (inputs, targets))
-    expected = model.conv2.weight.detach().double().abs().sum((1, 2, 3))
-    torch.testing.assert_close(sc.rank(game, "magnitude").values, expected, rtol=1e-9, atol=0)
-    assert game.n_evaluations == 0
 
 
 def exact_values(game: sc.ChannelGame) -> Tensor:

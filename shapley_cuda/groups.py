@@ -24,6 +24,7 @@ __all__ = [
     "Consumer",
     "Group",
     "GroupError",
+    "coupled_items",
     "cut_channels",
     "find_group",
     "find_groups",
@@ -233,6 +234,22 @@ class ChannelCutter:
         return pruned
 
 
+def coupled_items(model: nn.Module, name: str, example_input: Tensor) -> tuple[nn.Module, list[Any]]:
+    """List what ``torch_pruning`` cuts along with a group, as its importances take it.
+
+    Args:
+        model: the network; unchanged.
+        name: name of the group.
+        example_input: a batch that the model accepts.
+
+    Returns:
+        A copy of the model, its floating-point parameters wanting gradients, and the items of the group in it: each a
+        dependency with ``idxs``, the places it is cut at, and ``root_idxs``, the players these belong to.
+    """
+    graph = _trace(model, example_input)
+    return graph.model, list(_items_of_group(graph, name))
+
+
 @dataclass(frozen=True)
 class _Cut:
     """One dimension of one layer, or of a parameter that belongs to no known layer, and how to cut it."""
@@ -258,10 +275,8 @@ def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dic
     """
     modules = {module: module_name for module_name, module in graph.model.named_modules()}
     parameters = {id(parameter): parameter_name for parameter_name, parameter in graph.model.named_parameters()}
-    layer = graph.model.get_submodule(name)
-    root = graph.get_pruner_of_module(layer).prune_out_channels
     cuts = []
-    for item in graph.get_pruning_group(layer, root, list(range(graph.get_out_channels(layer)))):
+    for item in _items_of_group(graph, name):
         target = item.dep.target
         is_parameter = target.type == tp.ops.OPTYPE.PARAMETER
         target_name = parameters.get(id(target.module)) if is_parameter else modules.get(target.module)
@@ -272,6 +287,12 @@ def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dic
             places.setdefault(int(player), []).append(int(place))
         cuts.append((_Cut(target_name, is_parameter, item.dep.handler, target.pruning_dim), places))
     return cuts
+
+
+def _items_of_group(graph: tp.DependencyGraph, name: str) -> tp.Group:
+    layer = graph.model.get_submodule(name)
+    cut = graph.get_pruner_of_module(layer).prune_out_channels
+    return graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer))))
 
 
 def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
@@ -294,8 +315,7 @@ def _describe(
     graph: tp.DependencyGraph, name: str, layer: nn.Module, n_players: int
 ) -> tuple[Group, set[tuple[str, int]]]:
     names = {module: module_name for module_name, module in graph.model.named_modules()}
-    root = graph.get_pruner_of_module(layer).prune_out_channels
-    items = graph.get_pruning_group(layer, root, list(range(n_players)))
+    items = _items_of_group(graph, name)
     layers: list[str] = []
     consumers: list[Consumer] = []
     produced: set[tuple[str, int]] = set()
