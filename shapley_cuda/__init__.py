@@ -11,15 +11,24 @@ The kernels underneath are ``torch.ops.shapley.*``, documented in :mod:`shapley_
 
 from . import ops, payoffs
 from .build import __version__, build_info
+from .comparison import kendall_tau, relative_rmse
 from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folder
 from .estimate import Estimate
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
 from .masking import PathError
 from .networks import lenet5, network, pretrained, vgg_bn
+from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, oracle_sets
 from .paths import Execution
 from .rankers import NonFinitePayoff, RankingProgress, rank
-from .samplers import WalkSampler
+from .samplers import (
+    AllCoalitions,
+    CoalitionsBySize,
+    KernelSampler,
+    SampleOrder,
+    UniformSizeSampler,
+    WalkSampler,
+)
 from .surgery import (
     PruningError,
     PruningPlan,
@@ -33,18 +42,25 @@ from .surgery import (
 from .training import evaluate, train
 
 __all__ = [
+    "AllCoalitions",
     "ChannelGame",
+    "CoalitionsBySize",
     "Consumer",
     "Estimate",
     "Execution",
     "Group",
     "GroupError",
+    "KernelSampler",
     "NonFinitePayoff",
+    "OracleAgreement",
+    "OracleSets",
     "PathError",
     "PruningError",
     "PruningPlan",
     "RankingProgress",
+    "SampleOrder",
     "Split",
+    "UniformSizeSampler",
     "WalkSampler",
     "__version__",
     "build_info",
@@ -55,16 +71,21 @@ __all__ = [
     "fashion_mnist_subset",
     "find_group",
     "find_groups",
+    "kendall_tau",
     "lenet5",
     "load_idx_folder",
     "load_pruned",
     "network",
     "ops",
+    "oracle_agreement",
+    "oracle_rank",
+    "oracle_sets",
     "payoffs",
     "plan_pruning",
     "pretrained",
     "prune",
     "rank",
+    "relative_rmse",
     "save_pruned",
     "train",
     "vgg_bn",

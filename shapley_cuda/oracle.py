@@ -234,8 +234,8 @@ def oracle_agreement(ranking: Tensor, sets: OracleSets, sizes: Sequence[int] | N
     removed, kept = (lowest & sets.removed[picked]).sum(1), (highest & sets.kept[picked]).sum(1)
     return OracleAgreement(
         sizes=tuple(chosen),
-        removed=tuple((removed / picked).tolist()),
-        kept=tuple((kept / picked).tolist()),
+        removed=tuple((removed.double() / picked).tolist()),
+        kept=tuple((kept.double() / picked).tolist()),
         removed_pooled=int(removed.sum()) / sum(chosen),
         kept_pooled=int(kept.sum()) / sum(chosen),
     )
