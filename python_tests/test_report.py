@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-
 import pytest
 import torch
 from architectures import build
 from rich.console import Console
-from torch import nn
 
 import shapley_cuda as sc
-from shapley_cuda.report import ResultRow, accuracy_curve, measure_latencies, results_table
-
-
-def test_measure_latencies_is_the_shortest_time_and_skips_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    slow_passes = itertools.chain([0.0005] * 3, itertools.cycle([0.004, 0.002, 0.9]))
-
-    class Slow(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            nonlocal now
-            now += next(slow_passes)
-            return x
-
-    class Fast(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            nonlocal now
-            now += 0.001
-            return x
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    latencies = measure_latencies([Slow(), Fast()], torch.zeros(1), repeats=9)
-    assert latencies == pytest.approx([2.0, 1.0])
+from shapley_cuda.report import ResultRow, accuracy_curve, results_table
 
 
 def test_accuracy_curve_is_the_accuracy_of_the_pruned_network() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shapley_cuda.datasets import fashion_mnist_subset
 from shapley_cuda.networks import lenet5, pretrained
-from shapley_cuda.training import SCHEDULES, Progress, evaluate, train
+from shapley_cuda.training import RECIPES, SCHEDULES, Progress, Recipe, evaluate, find_recipe, train
 
 
 @pytest.fixture(autouse=True)
@@ -174,14 +174,14 @@ def test_train_diverging_run_is_reported_and_ends_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "train: epochs must be a positive integer, got 0"),
-        ({"epochs": 1.5}, "train: epochs must be a positive integer, got 1.5"),
-        ({"batch_size": 0}, "train: batch_size must be a positive integer, got 0"),
-        ({"lr": 0.0}, "train: lr must be finite and above 0, got 0.0"),
-        ({"lr": math.nan}, "train: lr must be finite and above 0, got nan"),
-        ({"momentum": 1.0}, "train: momentum must be at least 0 and below 1, got 1.0"),
-        ({"weight_decay": -1.0}, "train: weight_decay must be finite and at least 0, got -1.0"),
-        ({"schedule": "linear"}, f"train: schedule must be one of {', '.join(SCHEDULES)}, got 'linear'"),
+        ({"epochs": 0}, "Recipe: epochs must be a positive integer, got 0"),
+        ({"epochs": 1.5}, "Recipe: epochs must be a positive integer, got 1.5"),
+        ({"batch_size": 0}, "Recipe: batch_size must be a positive integer, got 0"),
+        ({"lr": 0.0}, "Recipe: lr must be finite and above 0, got 0.0"),
+        ({"lr": math.nan}, "Recipe: lr must be finite and above 0, got nan"),
+        ({"momentum": 1.0}, "Recipe: momentum must be at least 0 and below 1, got 1.0"),
+        ({"weight_decay": -1.0}, "Recipe: weight_decay must be finite and at least 0, got -1.0"),
+        ({"schedule": "linear"}, f"Recipe: schedule must be one of {', '.join(SCHEDULES)}, got 'linear'"),
     ],
 )
 def test_train_bad_setting_is_refused_before_anything_changes(settings: dict[str, Any], message: str) -> None:
@@ -219,6 +219,117 @@ def test_bad_data_is_refused(images: Tensor, labels: Tensor, message: str) -> No
 def test_train_model_without_trainable_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^train: model must have parameters that require grad, got none$"):
         train(nn.Flatten(), *small_data(20))
+
+
+def test_train_by_a_recipe_is_training_with_its_settings() -> None:
+    images, labels = small_data(40)
+    models = [small_model() for _ in range(3)]
+    train(models[0], images, labels, recipe="finetune", epochs=2, batch_size=20)
+    train(models[1], images, labels, recipe=Recipe(epochs=2, batch_size=20, nesterov=False, schedule="step"))
+    train(models[2], images, labels, epochs=2, batch_size=20, schedule="step")
+    assert states_equal(models[0], models[1])
+    assert not states_equal(models[0], models[2])
+
+
+def test_train_one_step_with_and_without_nesterov() -> None:
+    images, labels = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
+    weights = []
+    for nesterov in (False, True):
+        model = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            model.weight.zero_()
+        train(model, images, labels, lr=0.5, momentum=0.5, nesterov=nesterov, weight_decay=0.0)
+        weights.append(model.weight)
+    # Nesterov's first step is 1 + momentum times the gradient.
+    assert torch.allclose(weights[0], torch.tensor([[-0.25, -0.5], [0.25, 0.5]]))
+    assert torch.allclose(weights[1], 1.5 * weights[0])
+
+
+def test_recipes_are_found_by_name_and_changed() -> None:
+    assert find_recipe("brief") == Recipe() == RECIPES["brief"]
+    assert find_recipe(Recipe(epochs=7), lr=0.5) == Recipe(epochs=7, lr=0.5)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "error", "message"),
+    [
+        (
+            "fine-tune",
+            {},
+            ValueError,
+            "recipe must be one of brief, finetune, got 'fine-tune'; did you mean 'finetune'?",
+        ),
+        ("xyz", {}, ValueError, "recipe must be one of brief, finetune, got 'xyz'"),
+        (3, {}, TypeError, "recipe must be a Recipe or one of brief, finetune, got int"),
+        (
+            "brief",
+            {"epoch": 3},
+            TypeError,
+            "a recipe has the settings epochs, batch_size, lr, momentum, nesterov, weight_decay, schedule, "
+            "got 'epoch'; did you mean 'epochs'?",
+        ),
+    ],
+)
+def test_train_unknown_recipe_or_setting_is_refused_with_near_names(
+    recipe: Any, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        train(small_model(), *small_data(20), recipe=recipe, **changes)
+
+
+def accuracies_by_epoch(epochs: int, select: tuple[Tensor, Tensor]) -> tuple[list[float], list[dict[str, Tensor]]]:
+    """What the selection split says after each epoch, from trainings at a constant rate that stop there."""
+    accuracies, states = [], []
+    for n in range(1, epochs + 1):
+        model = small_model()
+        train(model, *small_data(40), epochs=n, lr=0.15, schedule="constant")
+        accuracies.append(evaluate(model, *select).accuracy)
+        states.append(model.state_dict())
+    return accuracies, states
+
+
+def test_train_ends_with_the_epoch_that_did_best_on_the_selection_split() -> None:
+    select = fashion_mnist_subset("rank").first(50)
+    accuracies, states = accuracies_by_epoch(6, select)
+    best = accuracies.index(max(accuracies))
+    assert best < 5  # else the last epoch's weights would do
+    model = small_model()
+    history = train(model, *small_data(40), epochs=6, lr=0.15, schedule="constant", select=select)
+    assert history.select_accuracies == tuple(accuracies)
+    assert history.best_epoch == best + 1
+    assert all(torch.equal(tensor, states[best][name]) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert len(history.losses) == 6
+
+
+def test_train_of_equally_good_epochs_takes_the_earliest() -> None:
+    select = torch.zeros(3, 1, 28, 28), torch.tensor([0, 1, 2])  # a model has one answer: always a third is right
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    alone = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+    alone.load_state_dict(model.state_dict())
+    images, labels = small_data(30)
+    history = train(model, images, labels % 3, epochs=3, schedule="constant", select=select)
+    train(alone, images, labels % 3, epochs=1, schedule="constant")
+    assert history.select_accuracies == pytest.approx([1 / 3] * 3)
+    assert history.best_epoch == 1
+    assert states_equal(model, alone)
+
+
+def test_train_without_selection_ends_with_the_last_epoch() -> None:
+    history = train(small_model(), *small_data(20), epochs=2)
+    assert history.select_accuracies == ()
+    assert history.best_epoch == 2
+
+
+def test_train_selection_on_the_test_split_is_refused() -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=r'^train: select must not be the split "test": its accuracies would be too'):
+        train(model, *small_data(20), select=fashion_mnist_subset("test"))
+    with pytest.raises(ValueError, match=r"^train: select: images must be floating point, got torch.uint8$"):
+        train(model, *small_data(20), select=(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2).long()))
+    assert model.training
 
 
 def test_evaluate_hand_worked_values() -> None:

@@ -12,6 +12,7 @@ The kernels underneath are ``torch.ops.shapley.*``, documented in :mod:`shapley_
 from . import ops, payoffs
 from .build import __version__, build_info
 from .comparison import kendall_tau, relative_rmse
+from .counting import count_macs, count_parameters
 from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folder
 from .estimate import Estimate
 from .game import ChannelGame
@@ -20,6 +21,8 @@ from .masking import PathError
 from .networks import lenet5, network, pretrained, vgg_bn
 from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, oracle_sets
 from .paths import Execution
+from .planning import plan_pruning
+from .plans import PruningPlan
 from .rankers import NonFinitePayoff, RankingProgress, rank
 from .samplers import (
     AllCoalitions,
@@ -29,16 +32,8 @@ from .samplers import (
     UniformSizeSampler,
     WalkSampler,
 )
-from .surgery import (
-    PruningError,
-    PruningPlan,
-    count_macs,
-    count_parameters,
-    load_pruned,
-    plan_pruning,
-    prune,
-    save_pruned,
-)
+from .storage import load_pruned, save_pruned
+from .surgery import PruningError, prune
 from .training import evaluate, train
 
 __all__ = [

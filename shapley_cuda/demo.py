@@ -11,15 +11,19 @@ from pathlib import Path
 
 from torch import nn
 
+from .counting import count_macs, count_parameters, measure_latencies
 from .datasets import fashion_mnist_subset
 from .estimate import Estimate
 from .files import write_whole
 from .game import ChannelGame
 from .groups import find_groups
 from .networks import pretrained
+from .planning import plan_pruning
+from .plans import PruningPlan
 from .rankers import RankingProgress, rank
-from .report import ResultRow, accuracy_curve, measure_latencies, method_label, plot_results
-from .surgery import PruningPlan, count_macs, count_parameters, plan_pruning, prune, save_pruned
+from .report import ResultRow, accuracy_curve, method_label, plot_results
+from .storage import save_pruned
+from .surgery import prune
 from .training import Progress as TrainingProgress
 from .training import evaluate, train
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from .estimate import Estimate
 from .files import write_whole
 from .groups import find_groups, pick_group
 from .masking import masked_outputs
-from .surgery import PruningPlan
+from .plans import PruningPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["AccuracyCurve", "ResultRow", "accuracy_curve", "measure_latencies", "plot_results", "results_table"]
+__all__ = ["AccuracyCurve", "ResultRow", "accuracy_curve", "plot_results", "results_table"]
 
 # Colours that remain apart for colour-blind readers (Okabe and Ito), one for each method.
 _COLOURS = {"permutation": "#0072B2", "magnitude": "#D55E00", "random": "#7F7F7F"}
@@ -90,24 +89,6 @@ def results_table(rows: Sequence[ResultRow], batch_size: int, title: str) -> Tab
             "" if row.ranking_seconds is None else f"{row.ranking_seconds:.2f} s",
         )
     return table
-
-
-@torch.no_grad()
-def measure_latencies(models: Sequence[nn.Module], batch: Tensor, repeats: int = 31) -> list[float]:
-    """Shortest of the times in milliseconds that each model takes for ``batch``, after a warm-up. They take turns;
-    the shortest time is the one that other work on the machine disturbed the least."""
-    times: list[list[float]] = [[] for _ in models]
-    for repeat in range(repeats + 3):
-        for model, taken in zip(models, times, strict=True):
-            if batch.is_cuda:
-                torch.cuda.synchronize(batch.device)
-            start = time.perf_counter()
-            model(batch)
-            if batch.is_cuda:
-                torch.cuda.synchronize(batch.device)
-            if repeat >= 3:
-                taken.append(time.perf_counter() - start)
-    return [1e3 * min(taken) for taken in times]
 
 
 @torch.no_grad()

@@ -1,0 +1,81 @@
+"""Pruning plans: which channels go, and what the network will cost then."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .files import read_record
+
+__all__ = ["PruningPlan"]
+
+_FORMAT = "shapley_cuda.plan/1"
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which channels to remove, and what the network will cost then.
+
+    Attributes:
+        removed: for each group, by name, the channels to remove in the numbering of the original network, ascending.
+        n_players: for each group, how many channels it has before.
+        parameters: number of parameters, before and after.
+        macs: multiply-accumulates of convolutions, linear layers and matrix products for one sample, before and
+            after.
+        input_shape: shape of the one sample that macs were counted on.
+    """
+
+    removed: dict[str, list[int]]
+    n_players: dict[str, int]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    input_shape: tuple[int, ...]
+
+    def kept(self, group: str) -> list[int]:
+        """The channels of a group that stay, ascending."""
+        gone = set(self.removed[group])
+        return [c for c in range(self.n_players[group]) if c not in gone]
+
+    def __str__(self) -> str:
+        groups = ", ".join(f"{g}: {n} -> {n - len(self.removed[g])}" for g, n in self.n_players.items())
+        (p0, p1), (m0, m1) = self.parameters, self.macs
+        return f"{groups}; parameters {p0:,} -> {p1:,} ({p1 / p0:.1%}); MACs {m0:,} -> {m1:,} ({m1 / m0:.1%})"
+
+    def to_json(self) -> str:
+        """Write the plan as JSON."""
+        return json.dumps(asdict(self) | {"format": _FORMAT}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningPlan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is not JSON or not such a plan; the message says what was expected.
+        """
+        record = read_record(text, "a plan", _FORMAT, [f.name for f in fields(cls)])
+        for name, length in (("parameters", 2), ("macs", 2), ("input_shape", None)):
+            if not _are_counts(record[name]) or length not in (None, len(record[name])):
+                raise ValueError(f"{name} of a plan must be a list of {length or 'the'} sizes, got {record[name]!r}")
+            record[name] = tuple(record[name])
+        removed, n_players = record["removed"], record["n_players"]
+        if not isinstance(n_players, dict) or not _are_counts(list(n_players.values())):
+            raise ValueError(f"n_players of a plan must map groups to numbers of channels, got {n_players!r}")
+        if not isinstance(removed, dict) or set(removed) != set(n_players):
+            raise ValueError(f"removed of a plan must list the channels of {sorted(n_players)}, got {removed!r}")
+        for group, channels in removed.items():
+            _check_channels(group, channels, n_players[group])
+        return cls(**record)
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _check_channels(group: str, channels: Any, n_players: int) -> None:
+    if not _are_counts(channels) or sorted(set(channels)) != channels or (channels and channels[-1] >= n_players):
+        raise ValueError(
+            f"a plan must remove ascending channels of {group!r} from 0 to {n_players - 1}, got {channels}"
+        )
+    if len(channels) >= n_players:
+        raise ValueError(f"a plan must keep a channel of {group!r}, got all {n_players} removed")
