@@ -339,7 +339,12 @@ def good_data() -> tuple[Tensor, Tensor]:
         (
             lambda m, d: {"data": sc.Split(*d, name="test")},
             ValueError,
-            'data must not be the split "test"',
+            'data must not be the split "test": values estimated on it would make its accuracies too good',
+        ),
+        (
+            lambda m, d: {"data": sc.Split(*d, name="select")},
+            ValueError,
+            'data must not be the split "select": values estimated on it would make choices made on it look too good',
         ),
         (
             lambda m, d: {"group": "convv1"},

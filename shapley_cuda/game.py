@@ -56,7 +56,7 @@ class ChannelGame:
         group: name of a layer (see :func:`~shapley_cuda.find_group`) or a :class:`~shapley_cuda.Group`.
         data: ``(inputs [N, ...], targets)``, on the model's device. Class indices ``int64 [N]`` for
             ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, any tensor with one entry
-            per sample for a loss of your own. A :class:`~shapley_cuda.Split` named "test" is refused.
+            per sample for a loss of your own. A :class:`~shapley_cuda.Split` named "test" or "select" is refused.
         metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
             ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
@@ -447,8 +447,10 @@ def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
     if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
         got = [type(d).__name__ for d in data] if isinstance(data, (tuple, list)) else type(data).__name__
         raise TypeError(f"data must be a pair of tensors (inputs, targets), got {got}")
-    if getattr(data, "name", None) == "test":
-        raise ValueError('data must not be the split "test": values estimated on it would make its accuracies too good')
+    split = getattr(data, "name", None)
+    if split in ("test", "select"):
+        use = "its accuracies" if split == "test" else "choices made on it look"
+        raise ValueError(f'data must not be the split "{split}": values estimated on it would make {use} too good')
     inputs, targets = data
     if inputs.shape[0] == 0:
         raise ValueError("data must hold at least one sample, got none")
