@@ -13,12 +13,32 @@ from . import ops, payoffs
 from .build import __version__, build_info
 from .comparison import kendall_tau, relative_rmse
 from .counting import count_macs, count_parameters
-from .datasets import Split, fashion_mnist, fashion_mnist_subset, load_idx_folder
+from .datasets import (
+    Split,
+    as_tensors,
+    cifar10,
+    cifar100,
+    fashion_mnist,
+    fashion_mnist_subset,
+    load_cifar_folder,
+    load_idx_folder,
+    load_image_folder,
+)
 from .estimate import Estimate
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
 from .masking import PathError
-from .networks import lenet5, network, pretrained, vgg_bn
+from .networks import (
+    lenet5,
+    lenet5_bn,
+    network,
+    preset,
+    pretrained,
+    resnet50,
+    resnet56,
+    vgg16,
+    vgg_bn,
+)
 from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, oracle_sets
 from .paths import Execution
 from .planning import plan_pruning
@@ -58,7 +78,10 @@ __all__ = [
     "UniformSizeSampler",
     "WalkSampler",
     "__version__",
+    "as_tensors",
     "build_info",
+    "cifar10",
+    "cifar100",
     "count_macs",
     "count_parameters",
     "evaluate",
@@ -68,7 +91,10 @@ __all__ = [
     "find_groups",
     "kendall_tau",
     "lenet5",
+    "lenet5_bn",
+    "load_cifar_folder",
     "load_idx_folder",
+    "load_image_folder",
     "load_pruned",
     "network",
     "ops",
@@ -77,11 +103,15 @@ __all__ = [
     "oracle_sets",
     "payoffs",
     "plan_pruning",
+    "preset",
     "pretrained",
     "prune",
     "rank",
     "relative_rmse",
+    "resnet50",
+    "resnet56",
     "save_pruned",
     "train",
+    "vgg16",
     "vgg_bn",
 ]

@@ -35,6 +35,7 @@ def as_tensors(data: Any, limit: int | None = None, split: str | None = None) ->
         TypeError: when a batch is no pair of tensors; the text says which.
 
     Example:
+        >>> import torch
         >>> from torch.utils.data import DataLoader, TensorDataset
         >>> loader = DataLoader(TensorDataset(torch.zeros(10, 3), torch.arange(10)), batch_size=4)
         >>> inputs, targets = as_tensors(loader, limit=6)

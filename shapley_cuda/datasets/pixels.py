@@ -30,6 +30,7 @@ def normalise(
         ValueError: when pixels have another shape, or not as many colours as `mean` and `std`.
 
     Example:
+        >>> import numpy as np
         >>> normalise(np.full((1, 2, 2), 255, dtype=np.uint8)).shape
         torch.Size([1, 1, 2, 2])
     """
