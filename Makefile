@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test lint format kernels bench clean
+.PHONY: demo test ecosystem lint format kernels bench clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -15,6 +15,12 @@ demo: $(VENV)/installed
 # All Python tests.
 test: $(VENV)/installed
 	$(BIN)/pytest
+
+# The plugins with every package that they serve. shapiq brings some 300 MB along, so make test goes without it.
+ecosystem: $(VENV)/installed
+	$(PIP) install 'shapiq>=1.4'
+	$(BIN)/pytest python_tests/test_plugins_importance.py python_tests/test_plugins_shapiq.py \
+	  python_tests/test_plugins_frames.py
 
 # Style and types.
 lint: $(VENV)/installed

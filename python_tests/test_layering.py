@@ -16,7 +16,7 @@ KERNELS = ROOT / "csrc" / "kernels"
 LAYERS = (
     "modes", "build", "fakes", "convolution", "ops", "payoffs", "files", "estimate", "memory", "counting", "groups",
     "masking", "tracing", "split", "epilogue", "paths", "samplers", "game", "comparison", "oracle", "rankers",
-    "plans", "surgery", "planning", "storage", "report", "demo", "cli",
+    "plans", "surgery", "planning", "storage", "report", "demo", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
 EVERYBODYS = ("modes",)

@@ -43,6 +43,7 @@ from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, 
 from .paths import Execution
 from .planning import plan_pruning
 from .plans import PruningPlan
+from .plugins import ShapleyImportance, as_shapiq_game, frame
 from .rankers import NonFinitePayoff, RankingProgress, rank
 from .samplers import (
     AllCoalitions,
@@ -74,10 +75,12 @@ __all__ = [
     "PruningPlan",
     "RankingProgress",
     "SampleOrder",
+    "ShapleyImportance",
     "Split",
     "UniformSizeSampler",
     "WalkSampler",
     "__version__",
+    "as_shapiq_game",
     "as_tensors",
     "build_info",
     "cifar10",
@@ -89,6 +92,7 @@ __all__ = [
     "fashion_mnist_subset",
     "find_group",
     "find_groups",
+    "frame",
     "kendall_tau",
     "lenet5",
     "lenet5_bn",
