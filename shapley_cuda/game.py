@@ -58,7 +58,8 @@ class ChannelGame:
             ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, any tensor with one entry
             per sample for a loss of your own. A :class:`~shapley_cuda.Split` named "test" or "select" is refused.
         metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
-            ``(outputs, targets) -> [R]`` giving each row's loss, lower is better.
+            ``(outputs, targets) -> [R]`` giving each row's loss, lower is better. Without labels:
+            :func:`~shapley_cuda.payoffs.agreement` gives the data and the metric.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
         execution: how the suffix of the network runs, see :class:`~shapley_cuda.Execution`; the hook path takes none.
         memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 32 MiB
