@@ -7,6 +7,9 @@ A *row* is one sample under one coalition. Every path applies a coalition at the
   are gathered from its results, and only the suffix runs per row.
 - ``WalkPath`` is for one consumer that is a convolution or a linear layer: its output at all steps of a walk comes from
   one call of a walk kernel, adding one channel at a time, and only what follows it runs per row.
+
+Where nothing follows a linear consumer, ``WalkPath.head``, kernels go from coalitions or walks straight to payoffs on
+either of the last two, and no row is ever made.
 """
 
 from __future__ import annotations
