@@ -32,7 +32,7 @@ from shapley_cuda.training import evaluate
 
 # The same float32 network on another processor may round a borderline logit the other way.
 ACCURACY_TOLERANCE = 0.005
-SHIPPED = ["lenet5", "vgg_bn"]
+SHIPPED = ["lenet5", "lenet5_bn", "vgg_bn"]
 IMAGE_SHAPES = {
     "lenet5": (1, 28, 28),
     "lenet5_bn": (1, 28, 28),
@@ -256,7 +256,7 @@ def test_pretrained_accuracy_is_the_recorded_one(name: str, split: str) -> None:
     assert measured.loss == pytest.approx(recorded["loss"], rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "least"), [("lenet5", 0.90), ("vgg_bn", 0.92)])
+@pytest.mark.parametrize(("name", "least"), [("lenet5", 0.90), ("lenet5_bn", 0.90), ("vgg_bn", 0.92)])
 def test_pretrained_is_well_trained_and_half_precision_costs_nothing(name: str, least: float) -> None:
     meta = pretrained_meta(name)
     assert meta["test_full"]["images"] == 10_000
@@ -266,7 +266,7 @@ def test_pretrained_is_well_trained_and_half_precision_costs_nothing(name: str, 
 
 
 def test_pretrained_unknown_name_suggests_a_near_one() -> None:
-    message = "pretrained: name must be one of lenet5, vgg_bn, got 'lenet_5'; did you mean 'lenet5'?"
+    message = "pretrained: name must be one of lenet5, lenet5_bn, vgg_bn, got 'lenet_5'; did you mean 'lenet5'?"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrained("lenet_5")
 

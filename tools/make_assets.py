@@ -44,20 +44,27 @@ SUBSET_SIZES = {"train": 4000, "rank": 1000, "select": 1000, "test": 1000}
 
 
 class Recipe(NamedTuple):
-    """How one network is trained: options of its builder and settings of `train`."""
+    """How one network is trained: options of its builder, settings of `train`, and whether on "select" as well."""
 
     options: dict[str, Any]
     settings: dict[str, Any]
+    with_select: bool = False
 
 
 RECIPES = {
     "lenet5": Recipe(
         {"widths": [20, 50, 500]},
         {"epochs": 10, "batch_size": 64, "lr": 0.02, "weight_decay": 5e-4, "schedule": "cosine", "seed": 1},
+        with_select=True,
+    ),
+    "lenet5_bn": Recipe(
+        {"widths": [10, 20, 100, 25]},
+        {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine", "seed": 1},
     ),
     "vgg_bn": Recipe(
         {"widths": [32, 32, "M", 64, 64, "M", 128, 128, "M"]},
         {"epochs": 6, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "seed": 1},
+        with_select=True,
     ),
 }
 
@@ -115,18 +122,19 @@ def show(progress: Progress) -> None:
         print(f"  step {progress.step}/{progress.n_steps}  loss {progress.loss:.4f}", flush=True)
 
 
-def training_images() -> tuple[Tensor, Tensor]:
-    """Load the official training set without the "rank" images; those of "select" are trained on."""
+def training_images(with_select: bool) -> tuple[Tensor, Tensor]:
+    """Load the official training set without the "rank" images, and with or without those of "select"."""
     images, labels = load_idx_folder(fashion_mnist_folder(), train=True)
     kept = torch.ones(labels.shape[0], dtype=torch.bool)
-    kept[subset_indices("rank")] = False
+    for split in ("rank",) if with_select else ("rank", "select"):
+        kept[subset_indices(split)] = False
     return images[kept], labels[kept]
 
 
 def make_weights(name: str) -> None:
     """Train one network and write its weights and what they achieve."""
     recipe = RECIPES[name]
-    images, labels = training_images()
+    images, labels = training_images(recipe.with_select)
     torch.manual_seed(recipe.settings["seed"])
     model = network(name, **recipe.options)
     # channels_last is quicker on a CPU; it changes where the numbers lie, not what they mean.

@@ -63,7 +63,7 @@ def fashion_mnist(split: str) -> Split:
     Args:
         split: "train" (58,000 images: the official training set without the next two), "rank" and "select" (the same
             1,000 images each as in the shipped subset) or "test" (the official 10,000). The shipped networks were
-            trained on "train" and "select": choose on "select" among networks that were retrained since.
+            trained on "train" and some on "select": choose on "select" among networks that were retrained since.
 
     Returns:
         The images and labels on the CPU; the four splits are disjoint.
@@ -98,7 +98,7 @@ def fashion_mnist_subset(split: str) -> Split:
 
     Args:
         split: "train" (4,000 images of the official training set), "rank" (1,000 others of it, which the shipped
-            networks were not trained on), "select" (yet 1,000 others, which they were trained on: choose on them among
+            networks were not trained on), "select" (yet 1,000 others, which some of them were trained on: choose on them among
             networks that were retrained since) or "test" (1,000 of the official test set).
 
     Returns:

@@ -20,11 +20,11 @@ def pretrained(name: str = DEFAULT_NETWORK) -> nn.Module:
     """Load a network that ships with the package, trained on Fashion-MNIST.
 
     The training never saw the images of the splits "rank" and "test", so values estimated on "rank" and accuracies
-    measured on "test" are honest. It did see those of "select", which is for choosing among networks retrained without
-    them. Inputs must be normalised as `datasets` does.
+    measured on "test" are honest. Those of "select", which is for choosing among networks retrained without them, were
+    seen by "lenet5" and "vgg_bn", not by "lenet5_bn". Inputs must be normalised as `datasets` does.
 
     Args:
-        name: "lenet5" or "vgg_bn".
+        name: "lenet5", "lenet5_bn" or "vgg_bn".
 
     Returns:
         The network in eval mode, float32, on the CPU. Each call gives a new one. Global random state is not touched.
@@ -51,7 +51,7 @@ def pretrained_meta(name: str = DEFAULT_NETWORK) -> dict[str, Any]:
     """Read how a shipped network was trained and how well it does.
 
     Args:
-        name: "lenet5" or "vgg_bn".
+        name: "lenet5", "lenet5_bn" or "vgg_bn".
 
     Returns:
         The training settings, and accuracies (fractions of 1) and mean losses (nats) on the official test set
