@@ -98,8 +98,8 @@ def fashion_mnist_subset(split: str) -> Split:
 
     Args:
         split: "train" (4,000 images of the official training set), "rank" (1,000 others of it, which the shipped
-            networks were not trained on), "select" (yet 1,000 others, which some of them were trained on: choose on them among
-            networks that were retrained since) or "test" (1,000 of the official test set).
+            networks were not trained on), "select" (yet 1,000 others, which some of them were trained on: choose on
+            them among networks that were retrained since) or "test" (1,000 of the official test set).
 
     Returns:
         The images and labels on the CPU. Classes take turns, 0 to 9, so every multiple of ten is balanced.
