@@ -183,6 +183,19 @@ class Heads(nn.Module):
         return self.fc(torch.relu(self.project(attention @ value)).mean(1))
 
 
+class SumWithConcatenation(nn.Module):
+    """Half of the channels of one layer are coupled to a second layer, half to a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.both = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1)
+        self.reader, self.fc = nn.Conv2d(8, 6, 3), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.left(x), self.right(x)], 1) + self.both(x)
+        return self.fc(self.reader(x.relu()).relu().mean((2, 3)))
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "layer", "reason"),
     [
@@ -190,10 +203,11 @@ class Heads(nn.Module):
         (Normalised(nn.GroupNorm(2, 8)), (3, 8, 8), "conv1", "a GroupNorm normalises over several channels"),
         (Functional(lambda x: x.softmax(1)), (3, 8, 8), "conv1", "some operation between its layers"),
         (Attention(), (3, 4), "embed", "nn.MultiheadAttention cuts its channels into heads"),
-        (Recurrent(), (3, 4), "lstm", "(LSTM) has no convolution or linear layer whose output channels are its own"),
+        (Recurrent(), (3, 4), "lstm", "(LSTM) must have its channels one by one in one of the groups"),
+        (SumWithConcatenation(), (3, 8, 8), "both", "sums with concatenated channels"),
         (Heads(), (3, 4), "qkv", "a layer that is not known to keep channels apart"),
     ],
-    ids=["grouped", "group_norm", "softmax", "attention", "lstm", "heads"],
+    ids=["grouped", "group_norm", "softmax", "attention", "lstm", "concatenation", "heads"],
 )
 def test_groups_that_cannot_be_served_are_refused_or_left_to_the_fallback(
     model: nn.Module, shape: tuple[int, ...], layer: str, reason: str
@@ -211,6 +225,18 @@ def test_groups_that_cannot_be_served_are_refused_or_left_to_the_fallback(
     torch.testing.assert_close(instead, magnitude(group))
     left_alone = ShapleyImportance(model, (inputs, targets), fallback=lambda group: None, **OPTIONS)
     assert left_alone(group) is None
+
+
+def test_attention_heads_of_a_pruner_are_refused() -> None:
+    model = prepared(Heads())
+    inputs, targets = torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 5
+    importance = ShapleyImportance(model, (inputs, targets), **OPTIONS)
+    pruner = tp.pruner.BasePruner(
+        model, inputs, importance=importance, ignored_layers=[model.fc, model.project], num_heads={model.qkv: 2}
+    )
+    with pytest.raises(sc.GroupError, match=r"group of 'project' .* attention heads"):
+        pruner.step()
+    assert model.qkv.out_features == 24
 
 
 def test_classifier_that_was_not_ignored_is_named() -> None:

@@ -120,8 +120,9 @@ class ShapleyImportance(tp.importance.Importance):
                     if len(player_of_root) == len(item.idxs) and set(group[0].idxs) <= set(player_of_root):
                         return ours, [player_of_root[index] for index in group[0].idxs]
         raise GroupError(
-            f"group of {names[root.module]!r} ({type(root.module).__name__}) has no convolution or linear layer whose "
-            "output channels are its own one by one; attention heads and recurrent layers are not single channels"
+            f"group of {names[root.module]!r} ({type(root.module).__name__}) must have its channels one by one in one "
+            "of the groups that find_groups lists, got one that has not; attention heads, recurrent layers and sums "
+            "with concatenated channels are such"
         )
 
     def _values(self, group: Group) -> Tensor:
