@@ -1,6 +1,6 @@
 """Rankers: from a game to the players' values. ``rank`` finds them by name; each module registers its own."""
 
-from . import baselines
+from . import baselines, exact, from_oracle
 from .base import RANKERS, NonFinitePayoff, OnProgress, Ranker, RankingProgress, Scores, rank, register
 from .permutation import Permutation
 
@@ -13,6 +13,8 @@ __all__ = [
     "RankingProgress",
     "Scores",
     "baselines",
+    "exact",
+    "from_oracle",
     "rank",
     "register",
 ]
