@@ -14,13 +14,14 @@ from .lenet import LeNet5, LeNet5Bn, lenet5, lenet5_bn
 from .presets import PRESETS, preset
 from .registry import DEFAULT_NETWORK, NETWORKS, network
 from .resnet import ResNet50, ResNet56, resnet50, resnet56
-from .shipped import pretrained, pretrained_meta
+from .shipped import SHIPPED, pretrained, pretrained_meta
 from .vgg import Vgg16, VggBn, vgg16, vgg_bn
 
 __all__ = [
     "DEFAULT_NETWORK",
     "NETWORKS",
     "PRESETS",
+    "SHIPPED",
     "LeNet5",
     "LeNet5Bn",
     "ResNet50",

@@ -15,6 +15,9 @@ from .registry import DEFAULT_NETWORK, network
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
+SHIPPED = tuple(sorted(path.stem for path in _ASSETS.glob("*.json")))
+"""Names that `pretrained` takes."""
+
 
 def pretrained(name: str = DEFAULT_NETWORK) -> nn.Module:
     """Load a network that ships with the package, trained on Fashion-MNIST.
@@ -64,6 +67,6 @@ def pretrained_meta(name: str = DEFAULT_NETWORK) -> dict[str, Any]:
         >>> pretrained_meta("lenet5")["parameters"]
         431080
     """
-    known = known_name(name, "pretrained", [path.stem for path in _ASSETS.glob("*.json")])
+    known = known_name(name, "pretrained", SHIPPED)
     meta: dict[str, Any] = json.loads((_ASSETS / f"{known}.json").read_text(encoding="utf-8"))
     return meta

@@ -1,0 +1,6 @@
+"""The command line: ``shapley-cuda``. One file for each command, and what they share."""
+
+from . import demo, info
+from .app import app
+
+__all__ = ["app", "demo", "info"]

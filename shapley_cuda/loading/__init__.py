@@ -1,0 +1,15 @@
+"""What users name in a command: networks of their own, checkpoints, data sets and functions."""
+
+from .data import DataSource, draw_samples, open_data
+from .models import fingerprint, load_checkpoint, load_model
+from .named import import_named
+
+__all__ = [
+    "DataSource",
+    "draw_samples",
+    "fingerprint",
+    "import_named",
+    "load_checkpoint",
+    "load_model",
+    "open_data",
+]
