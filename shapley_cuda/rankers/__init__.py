@@ -1,6 +1,6 @@
 """Rankers: from a game to the players' values. ``rank`` finds them by name; each module registers its own."""
 
-from . import baselines, exact, from_oracle
+from . import baselines, exact, from_oracle, regression
 from .base import RANKERS, NonFinitePayoff, OnProgress, Ranker, RankingProgress, Scores, rank, register
 from .permutation import Permutation
 
@@ -17,4 +17,5 @@ __all__ = [
     "from_oracle",
     "rank",
     "register",
+    "regression",
 ]

@@ -31,8 +31,8 @@ def shapley_values(payoffs: Tensor) -> Tensor:
         payoffs: float64 ``[2^C]``; in entry T the players c are present whose bit c of T is set.
 
     Returns:
-        float64 ``[C]``: ``phi_c = sum over S without c of |S|! (C - |S| - 1)! / C! (v(S with c) - v(S))``. Takes twice
-        the memory of the payoffs beside them, whatever C.
+        float64 ``[C]``: ``phi_c = sum over S without c of |S|! (C - |S| - 1)! / C! (v(S with c) - v(S))``. Takes less
+        than twice the memory of the payoffs beside them.
 
     Example:
         >>> shapley_values(torch.tensor([0.0, 1.0, 2.0, 5.0], dtype=torch.float64))
