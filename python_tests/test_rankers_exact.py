@@ -196,3 +196,21 @@ def test_exact_of_too_many_players_names_the_cost_and_what_to_take_instead() -> 
     with pytest.raises(ValueError, match=r"at most 24 players, got 25: .*2\^25 coalitions of 2 samples.*permutation"):
         sc.rank(game, "exact")
     assert game.n_evaluations == 0
+
+
+@pytest.mark.parametrize("method", RANKERS)
+def test_every_ranking_on_any_device_is_that_of_the_cpu(method: str, device: str) -> None:
+    layers = nn.Conv2d(1, 7, 3), nn.BatchNorm2d(7), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.Flatten(), nn.Linear(20, 4)
+    model = prepared(nn.Sequential(*layers))
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(9, 1, 6, 6, generator=generator), torch.randint(0, 4, (9,), generator=generator)
+    estimates = []
+    for place in ("cpu", device):
+        game = sc.ChannelGame(model.to(place), "0", (data[0].to(place), data[1].to(place)))
+        estimates.append(sc.rank(game, method))
+        assert estimates[-1].n_evaluations == game.n_evaluations
+    assert estimates[0].values.shape == (7,)
+    assert estimates[0].values.unique().numel() > 1
+    torch.testing.assert_close(estimates[1].values, estimates[0].values, rtol=1e-4, atol=1e-6)
+    if device == "cpu":
+        assert torch.equal(estimates[1].values, estimates[0].values)

@@ -111,7 +111,12 @@ class Regression(_LinearFit):
     standard error is the larger of two: that of leaving out one pair at a time (the delta method with residuals over
     one minus their leverage, HC3), and that of a fit whose residuals are all alike, which is not small where a player
     is told by few pairs that happen to agree. They include the choice of the samples among others like them, so that
-    for the game on these very samples they are too large rather than too small. Same seed and device: same bits.
+    for the game on these very samples they are too large rather than too small. Same seed, device and chunk size
+    (recorded in the estimate's options): same bits.
+
+    On LeNet-5 and Fashion-MNIST, at the cost of 2 to 32 walks for every sample, the permutation ranker's errors were
+    1.5 to 4 times smaller than these, and those with ``shared=True`` 3 to 15 times larger. With many players the fit
+    takes time of its own, C^2 multiplications a pair.
 
     Sources: Lundberg and Lee, "A Unified Approach to Interpreting Model Predictions", 2017; Covert and Lee, "Improving
     KernelSHAP: Practical Shapley Value Estimation via Linear Regression", 2021.
@@ -151,7 +156,7 @@ class Regression(_LinearFit):
             lambda masks: _centred_signs(masks[::2])[0], difference,
             _NormalEquations(n_players, game.device, sum_is_zero=True), report,
         )  # fmt: skip
-        taken = {"budget": budget, "n_samples": n_samples, "n_pairs": n_pairs}
+        taken = {"budget": budget, "n_samples": n_samples, "n_pairs": n_pairs, "chunk_rows": game.chunk_rows}
         return Scores(values + worth_of_sample.mean() / n_players, standard_error, "budget", taken)
 
 
@@ -189,7 +194,7 @@ class LeastSquares(_LinearFit):
             lambda masks: functional.pad(masks.double(), (0, 1), value=1.0), lambda masks, payoffs, samples: payoffs,
             _NormalEquations(n_players + 1, game.device), _reporter(game, budget, on_progress),
         )  # fmt: skip
-        taken = {"budget": budget, "n_samples": n_samples, "n_coalitions": n_coalitions}
+        taken = {"budget": budget, "n_samples": n_samples, "n_coalitions": n_coalitions, "chunk_rows": game.chunk_rows}
         return Scores(values[:-1], standard_error[:-1], "budget", taken)
 
 
