@@ -25,6 +25,7 @@ class ClosedFormGame:
     n_samples: int = 1
     chunk_walks: int = 64
     chunk_rows: int = 256
+    memory_budget: int = 1
     n_evaluations: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="closed form"))

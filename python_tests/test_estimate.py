@@ -27,22 +27,24 @@ def an_estimate(**changes: Any) -> Estimate:
         "seed": -(2**63),
         "stopped": "tolerance",
         "options": {"tolerance": 0.025, "antithetic": True, "budget": None},
+        "population_standard_error": torch.tensor([math.e, 0.1, 2e-308, 1.0, 2e300], dtype=torch.float64),
     }
     return Estimate(**fields | changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"standard_error": None, "seed": None, "options": {}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"population_standard_error": None}, {"standard_error": None, "seed": None, "options": {}}]
+)
 def test_estimate_json_round_trip_keeps_every_bit(changes: dict[str, Any], tmp_path: Path) -> None:
     estimate = an_estimate(**changes)
     estimate.save(tmp_path / "deep" / "estimate.json")
     for again in (Estimate.from_json(estimate.to_json()), Estimate.load(tmp_path / "deep" / "estimate.json")):
         assert again.values.dtype == torch.float64
         assert torch.equal(again.values, estimate.values)
-        if estimate.standard_error is None:
-            assert again.standard_error is None
-        else:
-            assert again.standard_error is not None
-            assert torch.equal(again.standard_error, estimate.standard_error)
+        for name in ("standard_error", "population_standard_error"):
+            error, error_again = getattr(estimate, name), getattr(again, name)
+            assert (error is None) == (error_again is None)
+            assert error is None or torch.equal(error_again, error)
         for name in ("group", "method", "n_evaluations", "seconds", "seed", "stopped", "options"):
             assert getattr(again, name) == getattr(estimate, name)
 
@@ -64,10 +66,14 @@ def record(**changes: Any) -> str:
     [
         ("{", "an estimate must be JSON, got: "),
         ("", "an estimate must be JSON, got: "),
-        ("[]", "an estimate must be a JSON object of format shapley_cuda.estimate/1 with fields ["),
-        (record(format="shapley_cuda.plan/1"), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
-        (record(values="drop"), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
-        (record(surprise=1), "an estimate must be a JSON object of format shapley_cuda.estimate/1"),
+        ("[]", "an estimate must be a JSON object of format shapley_cuda.estimate/2 with fields ["),
+        (record(format="shapley_cuda.plan/1"), "an estimate must be a JSON object of format shapley_cuda.estimate/2"),
+        (record(values="drop"), "an estimate must be a JSON object of format shapley_cuda.estimate/2"),
+        (
+            record(format="shapley_cuda.estimate/1"),
+            "an estimate must be a JSON object of format shapley_cuda.estimate/2",
+        ),
+        (record(surprise=1), "an estimate must be a JSON object of format shapley_cuda.estimate/2"),
         (record(values=None), "values of an estimate must be a list of numbers, got None"),
         (record(values=["a"]), "values of an estimate must be a list of numbers, got ['a']"),
         (record(values=[[1.0]]), "values of an estimate must be a list of numbers, got [[1.0]]"),
@@ -75,7 +81,7 @@ def record(**changes: Any) -> str:
         (record(standard_error=3), "standard_error of an estimate must be a list of numbers, got 3"),
         (
             record(standard_error=[1.0]),
-            "an estimate must have a standard error for each of its 5 values, got 1",
+            "an estimate must have a standard_error for each of its 5 values, got 1",
         ),
     ],
 )

@@ -120,28 +120,34 @@ def test_permutation_standard_errors_are_honest_over_many_seeds(antithetic: bool
 
 def test_permutation_chunks_of_any_size_give_the_same_values() -> None:
     estimates = []
-    for chunk_walks in (2, 14, 512):
+    for chunk_walks, chunk_visits in ((2, 1), (14, 6), (512, 240)):
         game, _ = closed_form("by_sample", chunk_walks=chunk_walks)
         estimates.append(rank(game, tolerance=0, budget=202 * 7, seed=3))
-        assert estimates[-1].options["chunk_walks"] == chunk_walks
+        assert estimates[-1].options["chunk_visits"] == chunk_visits
     for estimate in estimates[1:]:
         torch.testing.assert_close(estimate.values, estimates[0].values, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(estimate.standard_error, estimates[0].standard_error, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("budget", [100, 112, 555, 1000])
+@pytest.mark.parametrize("budget", [100, 112, 299, 300])
 def test_permutation_budget_is_kept_and_counted_by_the_game(shared: bool, budget: int) -> None:
     game, _ = closed_form("glove", chunk_walks=6)
     game.n_samples, game.n_evaluations = 3, 12345
     estimate = rank(game, tolerance=0, budget=budget, shared=shared)
-    rows_per_block = 2 * 4 * (3 if shared else 1)
-    assert estimate.n_evaluations == game.n_evaluations - 12345 == budget // rows_per_block * rows_per_block
+    assert estimate.n_evaluations == game.n_evaluations - 12345 <= budget
+    one_more_visit = 2 * (2 if estimate.options["n_walks"] < 64 else 1) * 4
+    assert estimate.n_evaluations > budget - (2 * 4 * 3 if shared else one_more_visit)
+    assert estimate.n_evaluations == estimate.options["n_walks"] * 4 * (3 if shared else 1)
     assert estimate.stopped == "budget"
 
 
-def test_permutation_default_budget_is_64_walks_for_every_sample() -> None:
-    game, _ = closed_form("by_sample")
-    assert rank(game, tolerance=0).n_evaluations == 64 * 4 * 7
+def test_permutation_default_budget_is_32_pairs_for_every_sample_and_repeats() -> None:
+    game, values = closed_form("by_sample")
+    estimate = rank(game, tolerance=0)
+    assert estimate.n_evaluations == 2 * (32 * 4 + 16 + 7) * 7  # the first 16 visits and then every 16th are doubled
+    assert estimate.values.sum().item() == pytest.approx(values.sum().item(), abs=1e-5)
+    assert rank(closed_form("glove")[0], tolerance=0).n_evaluations == 64 * 4  # one sample: nothing to tell apart
 
 
 def test_permutation_tolerance_stops_early_and_is_met() -> None:
@@ -215,8 +221,8 @@ def test_permutation_same_seed_same_bits_and_no_generator_touched() -> None:
     [
         ({"tolerance": -0.1}, "tolerance must be at least 0, got -0.1"),
         ({"tolerance": math.nan}, "tolerance must be at least 0, got nan"),
-        ({"budget": 15}, "budget must be at least 16 rows (two blocks of walks), got 15"),
-        ({"budget": 0}, "budget must be at least 16 rows (two blocks of walks), got 0"),
+        ({"budget": 15}, "budget must be at least 16 rows (two visits of samples), got 15"),
+        ({"budget": 0}, "budget must be at least 16 rows (two visits of samples), got 0"),
         (
             {"method": "permutatoin"},
             f"method must be one of {', '.join(RANKERS)}, got 'permutatoin'; did you mean 'permutation'?",
@@ -242,8 +248,8 @@ def test_permutation_payoff_that_is_not_finite_is_refused(bad: float) -> None:
         return torch.where(samples == 1, bad, 0.0)
 
     game = ClosedFormGame(broken, 4, n_samples=3)
-    with pytest.raises(sc.NonFinitePayoff, match=r"^2 of the last 6 walks met a payoff that is NaN or infinite"):
-        rank(game, budget=6 * 5, tolerance=0)
+    with pytest.raises(sc.NonFinitePayoff, match=r"^4 of the last 12 walks met a payoff that is NaN or infinite"):
+        rank(game, budget=12 * 5, tolerance=0)
 
 
 def exact_values(game: sc.ChannelGame) -> Tensor:
@@ -274,13 +280,13 @@ def test_permutation_small_network_meets_the_sum_over_all_coalitions(group: str,
     inputs, targets = torch.randn(40, 1, 8, 8, generator=generator), torch.randint(0, 4, (40,), generator=generator)
     game = sc.ChannelGame(model, group, (inputs.to(device), targets.to(device)))
     expected = exact_values(game)
-    estimate = sc.rank(game, tolerance=0, budget=40 * 40 * (game.n_players + 1))
+    estimate = sc.rank(game, tolerance=0)
     assert estimate.standard_error is not None
     assert ((estimate.values - expected.cpu()).abs() <= STANDARD_ERRORS * estimate.standard_error).all()
     assert estimate.values.sum().item() == pytest.approx(expected.sum().item(), abs=1e-5)
     spread = (expected.max() - expected.min()).item()
     assert (estimate.standard_error < 0.1 * spread).all()  # else being within them would mean little
-    again = sc.rank(game, tolerance=0, budget=40 * 40 * (game.n_players + 1))
+    again = sc.rank(game, tolerance=0)
     assert torch.equal(again.values, estimate.values)
 
 

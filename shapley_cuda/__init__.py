@@ -44,7 +44,7 @@ from .paths import Execution
 from .planning import plan_pruning
 from .plans import PruningPlan
 from .plugins import ShapleyImportance, as_shapiq_game, frame
-from .rankers import NonFinitePayoff, RankingProgress, rank
+from .rankers import Checkpoint, NonFinitePayoff, ProcessError, Processes, RankingProgress, rank, rank_groups
 from .samplers import (
     AllCoalitions,
     CoalitionsBySize,
@@ -60,6 +60,7 @@ from .training import evaluate, train
 __all__ = [
     "AllCoalitions",
     "ChannelGame",
+    "Checkpoint",
     "CoalitionsBySize",
     "Consumer",
     "Estimate",
@@ -71,6 +72,8 @@ __all__ = [
     "OracleAgreement",
     "OracleSets",
     "PathError",
+    "ProcessError",
+    "Processes",
     "PruningError",
     "PruningPlan",
     "RankingProgress",
@@ -111,6 +114,7 @@ __all__ = [
     "pretrained",
     "prune",
     "rank",
+    "rank_groups",
     "relative_rmse",
     "resnet50",
     "resnet56",

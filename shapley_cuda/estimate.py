@@ -14,7 +14,8 @@ from .files import read_record, write_whole
 
 __all__ = ["Estimate"]
 
-_FORMAT = "shapley_cuda.estimate/1"
+_FORMAT = "shapley_cuda.estimate/2"
+_ERRORS = ("standard_error", "population_standard_error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +27,16 @@ class Estimate:
         method: the ranker that made it, e.g. ``"permutation"``.
         values: float64 ``[C]``; a player's Shapley value or other score, in units of the payoff, higher is more
             valuable.
-        standard_error: float64 ``[C]``, the standard deviation of each value's sampling error; None where the method
-            has none to give.
+        standard_error: float64 ``[C]``, how far each value may be off for the very samples it was estimated on: the
+            standard deviation of its error over repetitions with other seeds. None where the method has none to give.
         n_evaluations: rows evaluated, one row being one sample under one coalition.
         seconds: wall-clock time it took.
         seed: the seed of the sampling; None where nothing is random.
-        stopped: why it ended: ``"tolerance"``, ``"budget"`` or ``"complete"``.
+        stopped: why it ended: ``"tolerance"``, ``"settled"``, ``"budget"``, ``"time"`` or ``"complete"``.
         options: the other settings that, with the seed, make the numbers reproducible.
+        population_standard_error: float64 ``[C]``, how far each value may be off for the population that the samples
+            were drawn from: over repetitions with other samples of the same number, too. None where the method has
+            none to give. What further evaluations cannot reduce, but further samples can.
     """
 
     group: str
@@ -44,6 +48,7 @@ class Estimate:
     seed: int | None
     stopped: str
     options: dict[str, Any] = field(default_factory=dict)
+    population_standard_error: Tensor | None = None
 
     def ranking(self) -> Tensor:
         """Players from the least to the most valuable, int64 ``[C]``. Equal values keep the players' order."""
@@ -52,8 +57,8 @@ class Estimate:
     def to_json(self) -> str:
         """Write all fields as JSON; numbers keep every bit."""
         record = asdict(self) | {"values": self.values.tolist(), "format": _FORMAT}
-        if self.standard_error is not None:
-            record["standard_error"] = self.standard_error.tolist()
+        for name in _ERRORS:
+            record[name] = None if record[name] is None else record[name].tolist()
         return json.dumps(record, indent=1)
 
     @classmethod
@@ -64,15 +69,17 @@ class Estimate:
             ValueError: the text is not JSON or not such a record; the message says what was expected.
         """
         record = read_record(text, "an estimate", _FORMAT, [f.name for f in fields(cls)])
-        values = _numbers("values", record["values"])
-        spread = record["standard_error"]
-        standard_error = None if spread is None else _numbers("standard_error", spread)
-        if standard_error is not None and standard_error.shape != values.shape:
-            raise ValueError(
-                f"an estimate must have a standard error for each of its {len(values)} values, "
-                f"got {len(standard_error)}"
-            )
-        return cls(**record | {"values": values, "standard_error": standard_error})
+        numbers = {"values": _numbers("values", record["values"])}
+        n_players = len(numbers["values"])
+        for name in _ERRORS:
+            if record[name] is None:
+                continue
+            numbers[name] = _numbers(name, record[name])
+            if len(numbers[name]) != n_players:
+                raise ValueError(
+                    f"an estimate must have a {name} for each of its {n_players} values, got {len(numbers[name])}"
+                )
+        return cls(**record | numbers)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`to_json` to a file, whole or not at all."""

@@ -44,7 +44,8 @@ class ProgressDisplay:
         if isinstance(progress, RankingProgress):
             left = progress.seconds_left
             share = progress.seconds / (progress.seconds + left) if left + progress.seconds > 0 else 1.0
-            state = f"error {progress.error:.3f} of {progress.tolerance:.3f} to reach, {left:.0f} s left"
+            settled = "" if progress.n_settled is None else f", {progress.n_settled}/{progress.n_players} settled"
+            state = f"error {progress.error:.3f} of {progress.tolerance:.3f} to reach{settled}, {left:.0f} s left"
         elif progress is not None:
             share = progress.step / progress.n_steps
             left = (time.perf_counter() - self._since) * (1 / share - 1)

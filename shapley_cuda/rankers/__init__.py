@@ -3,12 +3,18 @@
 from . import baselines, exact, from_oracle, regression
 from .base import RANKERS, NonFinitePayoff, OnProgress, Ranker, RankingProgress, Scores, rank, register
 from .permutation import Permutation
+from .processes import ProcessError, Processes
+from .several import rank_groups
+from .state import Checkpoint
 
 __all__ = [
     "RANKERS",
+    "Checkpoint",
     "NonFinitePayoff",
     "OnProgress",
     "Permutation",
+    "ProcessError",
+    "Processes",
     "Ranker",
     "RankingProgress",
     "Scores",
@@ -16,6 +22,7 @@ __all__ = [
     "exact",
     "from_oracle",
     "rank",
+    "rank_groups",
     "register",
     "regression",
 ]

@@ -19,12 +19,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from ..estimate import Estimate
 from ..game import ChannelGame
+from .processes import Processes
+from .state import Checkpoint
 
 __all__ = [
     "RANKERS",
@@ -53,6 +56,10 @@ class RankingProgress:
         error: largest standard error over the range of the values; infinite while there is too little to tell.
         tolerance: the error at which it stops.
         seconds: time since it began.
+        max_seconds: the time that it may take; infinite where there is no limit.
+        n_settled: players whose side of the keep/remove boundary is settled; None where none was asked for.
+        n_players: all players, C.
+        rows_to_settle: rows at which all of them are expected to be settled.
     """
 
     n_evaluations: int
@@ -60,16 +67,21 @@ class RankingProgress:
     error: float
     tolerance: float
     seconds: float
+    max_seconds: float = math.inf
+    n_settled: int | None = None
+    n_players: int = 0
+    rows_to_settle: float = math.inf
 
     @property
     def seconds_left(self) -> float:
-        """Expected time to the end: the error falls with the root of the rows, the budget caps them."""
+        """Expected time to the end. Errors fall with the root of the rows; budget and time limit cap them."""
         if self.n_evaluations == 0:
-            return math.inf
-        more = self.budget / self.n_evaluations
+            return self.max_seconds
+        rows = min(float(self.budget), self.rows_to_settle)
         if math.isfinite(self.error) and self.tolerance > 0:
-            more = min(more, (self.error / self.tolerance) ** 2)
-        return max(0.0, self.seconds * (more - 1))
+            rows = min(rows, self.n_evaluations * (self.error / self.tolerance) ** 2)
+        left = self.seconds * (rows / self.n_evaluations - 1)
+        return max(0.0, min(left, self.max_seconds - self.seconds))
 
 
 OnProgress = Callable[[RankingProgress], None]
@@ -84,12 +96,18 @@ class Scores:
         standard_error: ``[C]``, or None where the method has none to give.
         stopped: why it ended.
         options: what else, beside the ranker's own fields, the numbers depend on.
+        population_standard_error: ``[C]``, with the choice of the samples; None where the method has none to give.
+        n_evaluations: rows they took, where those are not what the game counted meanwhile.
+        seconds: time they took, where it is not the time since the call.
     """
 
     values: Tensor
     standard_error: Tensor | None = None
     stopped: str = "complete"
     options: dict[str, Any] = field(default_factory=dict)
+    population_standard_error: Tensor | None = None
+    n_evaluations: int | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +124,33 @@ class Ranker(ABC):
     def score(self, game: ChannelGame, on_progress: OnProgress | None) -> Scores:
         """Value the players; called by :meth:`rank`, which does the book-keeping."""
 
-    def rank(self, game: ChannelGame, on_progress: OnProgress | None = None) -> Estimate:
+    def score_in_chunks(
+        self, game: ChannelGame, on_progress: OnProgress | None, checkpoint: Checkpoint | None, processes: Processes
+    ) -> Scores:
+        """As :meth:`score`, for rankers whose work is cut in chunks that can be saved and dealt out.
+
+        Raises:
+            TypeError: the ranker is none of those.
+        """
+        raise TypeError(f"{self.name} ranking is done in one piece: it takes neither checkpoint nor processes")
+
+    def rank(
+        self,
+        game: ChannelGame,
+        on_progress: OnProgress | None = None,
+        checkpoint: Checkpoint | None = None,
+        processes: Processes | None = None,
+    ) -> Estimate:
         """Value the players of a game, and record what it took.
 
         Raises:
             NonFinitePayoff: a value came out NaN or infinite.
         """
         start, already = time.perf_counter(), game.n_evaluations
-        scores = self.score(game, on_progress)
+        if checkpoint is None and processes is None:
+            scores = self.score(game, on_progress)
+        else:
+            scores = self.score_in_chunks(game, on_progress, checkpoint, processes or Processes())
         values = scores.values.detach().double().cpu()
         if not bool(values.isfinite().all()):
             bad = int((~values.isfinite()).sum())
@@ -121,18 +158,18 @@ class Ranker(ABC):
                 f"{self.name} ranking gave {bad} of {len(values)} players of {game.group.name} a value that is NaN or "
                 "infinite; look for non-finite inputs, weights or outputs of the network"
             )
-        error = None if scores.standard_error is None else scores.standard_error.detach().double().cpu()
         own = {option.name: getattr(self, option.name) for option in fields(self)}
         return Estimate(
             group=game.group.name,
             method=self.name,
             values=values,
-            standard_error=error,
-            n_evaluations=game.n_evaluations - already,
-            seconds=time.perf_counter() - start,
+            standard_error=_float64(scores.standard_error),
+            n_evaluations=game.n_evaluations - already if scores.n_evaluations is None else scores.n_evaluations,
+            seconds=time.perf_counter() - start if scores.seconds is None else scores.seconds,
             seed=own.pop("seed", None),
             stopped=scores.stopped,
             options=own | scores.options,
+            population_standard_error=_float64(scores.population_standard_error),
         )
 
 
@@ -156,7 +193,13 @@ def register(name: str) -> Callable[[_R], _R]:
 
 
 def rank(
-    game: ChannelGame, method: str = "permutation", *, on_progress: OnProgress | None = None, **options: Any
+    game: ChannelGame,
+    method: str = "permutation",
+    *,
+    on_progress: OnProgress | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
+    processes: Processes | None = None,
+    **options: Any,
 ) -> Estimate:
     """Value the players of a game.
 
@@ -164,6 +207,10 @@ def rank(
         game: the game.
         method: name of a ranker, one of :data:`RANKERS`; ``"permutation"`` (default) estimates Shapley values.
         on_progress: called now and then with a :class:`RankingProgress` by the rankers that take long.
+        checkpoint: where to save the state of a long run now and then, to go on from when the same call is made
+            again; a path, or a :class:`~shapley_cuda.Checkpoint` for more.
+        processes: the :class:`~shapley_cuda.Processes` that share the work. Each makes the same call, and gets the same
+            estimate.
         options: the ranker's own, see its class, e.g. :class:`~shapley_cuda.rankers.permutation.Permutation`.
 
     Raises:
@@ -182,7 +229,9 @@ def rank(
         if name not in known:
             takes = ", ".join(known) or "none"
             raise TypeError(f"{method} ranking takes the options {takes}, got {name!r}{_near(name, known)}")
-    return ranker(**options).rank(game, on_progress)
+    if isinstance(checkpoint, (str, Path)):
+        checkpoint = Checkpoint(checkpoint)
+    return ranker(**options).rank(game, on_progress, checkpoint, processes)
 
 
 def check_seed(seed: Any) -> None:
@@ -194,3 +243,7 @@ def check_seed(seed: Any) -> None:
 def _near(name: str, known: Any) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _float64(numbers: Tensor | None) -> Tensor | None:
+    return None if numbers is None else numbers.detach().double().cpu()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from .. import ops
 from ..game import ChannelGame
-from ..samplers import WalkSampler
-from .base import NonFinitePayoff, OnProgress, Ranker, RankingProgress, Scores, check_seed, register
+from .base import OnProgress, Ranker, RankingProgress, Scores, check_seed, register
+from .chunks import Outcome, batched_as, run_chunks, starting_state
+from .processes import Processes
+from .state import Checkpoint, State, fingerprint
+from .stopping import Boundary, StoppingRules
+from .visits import Visits
 
 __all__ = ["Permutation"]
-
-_DEFAULT_PASSES = 64  # walks per sample that an estimate may take when no budget is given
-_MIN_BLOCKS = 64  # standard errors from fewer independent draws are not trusted to stop on
 
 
 @register("permutation")
@@ -31,22 +29,27 @@ class Permutation(Ranker):
     whole data set, as in "Shapley Pruning for Neural Network Compression" (Adamczewski et al., 2024): at equal cost
     its error is several times larger, since the orders' variance is not divided by the number of samples.
 
-    Unbiased for the game on the data it was given. The values sum to v(all) - v(none) over the walks taken. The
-    standard errors come from the spread between walks (antithetic pairs count as one) and so include the choice of the
-    samples among others like them; for the game on these very samples they are too large rather than too small. Same
-    seed, device and chunk size (recorded in the estimate's options): same bits.
+    Unbiased for the game on the data it was given. The values sum to v(all) - v(none) over the walks taken. Two
+    standard errors are given, see :mod:`~shapley_cuda.rankers.visits`: for the data at hand, which rules stop on, and
+    for the population that the samples were drawn from, which shared orders and a single sample cannot tell. Same
+    seed, device, number of threads and chunk size (recorded in the estimate's options): same bits, for any number of
+    processes and interruptions; but for a time limit, which stops wherever the machine has come.
 
     Attributes:
         tolerance: stop when the largest standard error is below this share of the range of the values.
             0 goes on to the budget.
-        budget: rows to evaluate at most; default 64 walks for every sample. A walk costs C + 1 rows (shared: times
-            N). At least two blocks of walks are taken to have a standard error.
+        budget: rows to evaluate at most; default 64 walks for every sample, and repeats. A walk costs C + 1 rows
+            (shared: times N).
         seed: decides all sampling; the same seed gives the same walks on every device.
         antithetic: walks come in pairs, each the reverse of the other.
         shared: one order for all samples.
+        settle: stop when it is settled which players are kept, if this many are (int), or this share of them (float in
+            (0, 1], rounded). See :class:`~shapley_cuda.rankers.stopping.Boundary`.
+        confidence: with which it is settled.
+        max_seconds: stop after this time, of all sessions together.
 
     Raises:
-        ValueError: an option is out of range, or the budget is too small for two blocks.
+        ValueError: an option is out of range, or the budget is too small for two visits of samples.
         NonFinitePayoff: a payoff was NaN or infinite.
     """
 
@@ -55,6 +58,9 @@ class Permutation(Ranker):
     seed: int = 0
     antithetic: bool = True
     shared: bool = False
+    settle: float | int | None = None
+    confidence: float = 0.95
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -62,85 +68,87 @@ class Permutation(Ranker):
             raise ValueError(f"budget must be a whole number of rows, got {self.budget!r}")
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {self.tolerance}")
+        if not (self.settle is None or _is_share(self.settle) or (type(self.settle) is int and self.settle >= 1)):
+            raise ValueError(
+                f"settle must be a share of the players to keep, as a float in (0, 1], or a number of them, as an int "
+                f"of at least 1, got {self.settle!r}"
+            )
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds must be above 0, got {self.max_seconds}")
 
     def score(self, game: ChannelGame, on_progress: OnProgress | None) -> Scores:
-        start, already = time.perf_counter(), game.n_evaluations
-        samples_per_walk = game.n_samples if self.shared else 1
-        sampler = WalkSampler(game.n_players, 1 if self.shared else game.n_samples, self.seed, self.antithetic)
-        rows_per_block = sampler.block * samples_per_walk * (game.n_players + 1)
-        default = _DEFAULT_PASSES * game.n_samples * (game.n_players + 1)
-        budget = default if self.budget is None else int(self.budget)
-        n_blocks = budget // rows_per_block
-        if n_blocks < 2:
-            raise ValueError(f"budget must be at least {2 * rows_per_block} rows (two blocks of walks), got {budget}")
-        blocks_per_chunk = max(1, game.chunk_walks // (sampler.block * samples_per_walk))
-        sums = _MarginalSums(game.n_players, sampler.block)
-        stopped = "budget"
-        while sums.n_blocks < n_blocks:
-            count = min(blocks_per_chunk, n_blocks - sums.n_blocks) * sampler.block
-            permutations, samples = sampler.walks(sums.n_blocks * sampler.block, count, game.device)
-            sums.add(_walk_payoffs(game, permutations, samples, self.shared), permutations)
-            error = sums.relative_error()
+        return self.score_in_chunks(game, on_progress, None, Processes())
+
+    def score_in_chunks(
+        self, game: ChannelGame, on_progress: OnProgress | None, checkpoint: Checkpoint | None, processes: Processes
+    ) -> Scores:
+        visits = Visits(game, self.seed, self.antithetic, self.shared)
+        budget = visits.n_rows(visits.n_units) if self.budget is None else int(self.budget)
+        visits.n_units = visits.n_within(budget)
+        if visits.n_units < 2:
+            raise ValueError(f"budget must be at least {visits.n_rows(2)} rows (two visits of samples), got {budget}")
+        rules = StoppingRules(self.tolerance, self._boundary(game.n_players), self.max_seconds or math.inf)
+
+        def tell(outcome: Outcome) -> None:
             if on_progress is not None:
-                done, seconds = game.n_evaluations - already, time.perf_counter() - start
-                on_progress(RankingProgress(done, n_blocks * rows_per_block, error, self.tolerance, seconds))
-            if error < self.tolerance and sums.n_blocks >= _MIN_BLOCKS:
-                stopped = "tolerance"
-                break
-        values, standard_error = sums.estimate()
+                on_progress(self._progress(outcome, rules, visits))
+
+        with_others = checkpoint is not None or processes.size > 1
+        about = {"ranker": self.name, "seed": self.seed, "antithetic": self.antithetic, "shared": self.shared}
+        state = State(
+            about=about | (fingerprint(game) if with_others else {}),
+            made_by={"torch": torch.__version__, "device": game.device.type},
+            chunk=visits.chunk_units,
+            memory_budget=game.memory_budget,
+            sums=visits.nothing(),
+        )
+        state = starting_state(state, checkpoint, processes)
+        with batched_as(game, state):
+            end = run_chunks(visits, rules, state, checkpoint, processes, tell)
         taken = {
             "budget": budget,
             "n_samples": game.n_samples,
-            "n_walks": sums.n_blocks * sampler.block,
-            "chunk_walks": blocks_per_chunk * sampler.block,
+            "n_walks": visits.n_walks(end.n_units),
+            "chunk_visits": state.chunk,
+            "memory_budget": state.memory_budget,
         }
-        return Scores(values, standard_error, stopped, taken)
+        return Scores(
+            end.found.values,
+            end.found.standard_error,
+            str(end.stopped),
+            taken,
+            population_standard_error=end.found.population_standard_error,
+            n_evaluations=visits.n_rows(end.n_units),
+            seconds=end.seconds,
+        )
+
+    def _boundary(self, n_players: int) -> Boundary | None:
+        if self.settle is None:
+            return None
+        if isinstance(self.settle, float):
+            return Boundary(max(1, round(self.settle * n_players)), self.confidence)
+        if self.settle > n_players:
+            raise ValueError(f"settle must be at most the {n_players} players of the game, got {self.settle}")
+        return Boundary(self.settle, self.confidence)
+
+    def _progress(self, outcome: Outcome, rules: StoppingRules, visits: Visits) -> RankingProgress:
+        rows = visits.n_rows(outcome.n_units)
+        progress = RankingProgress(
+            n_evaluations=rows,
+            budget=visits.n_rows(visits.n_units),
+            error=outcome.found.relative_error(),
+            tolerance=self.tolerance,
+            seconds=outcome.seconds,
+            max_seconds=rules.max_seconds,
+        )
+        if rules.boundary is None:
+            return progress
+        effort = rules.boundary.effort(outcome.found)
+        settled = {"n_settled": int((effort <= 1).sum()), "n_players": len(effort)}
+        return replace(progress, **settled, rows_to_settle=rows * max(1.0, float(effort.max())))
 
 
-def _walk_payoffs(game: ChannelGame, permutations: Tensor, samples: Tensor, shared: bool) -> Tensor:
-    """Payoffs at every step, ``[walks, C + 1]``; of shared walks, the mean over all samples."""
-    if not shared:
-        return game.walk_values(permutations, samples)
-    means = []
-    for permutation in permutations:
-        everyone = torch.arange(game.n_samples, device=game.device)
-        values = game.walk_values(permutation.expand(game.n_samples, -1), everyone)
-        means.append(values.double().mean(0))
-    return torch.stack(means)
-
-
-class _MarginalSums:
-    """Running sums of marginal contributions, by blocks of walks."""
-
-    def __init__(self, n_players: int, block: int):
-        self.block, self.n_blocks = block, 0
-        self.total = torch.zeros(n_players, dtype=torch.float64)
-        self.squares = torch.zeros(n_players, dtype=torch.float64)
-
-    def add(self, values: Tensor, permutations: Tensor) -> None:
-        total, squares = ops.marginals(values, permutations, block=self.block)
-        self.total += total.cpu()
-        self.squares += squares.cpu()
-        self.n_blocks += values.shape[0] // self.block
-        if not bool(self.total.isfinite().all()):
-            bad = int((~values.isfinite()).any(1).sum())
-            raise NonFinitePayoff(
-                f"{bad} of the last {values.shape[0]} walks met a payoff that is NaN or infinite; "
-                "look for non-finite inputs, weights or outputs of the network"
-            )
-
-    def estimate(self) -> tuple[Tensor, Tensor]:
-        """Means and their standard errors."""
-        mean = self.total / (self.n_blocks * self.block)
-        variance = (self.squares - self.n_blocks * mean**2).clamp_min(0) / max(1, self.n_blocks - 1)
-        return mean, (variance / self.n_blocks).sqrt()
-
-    def relative_error(self) -> float:
-        """Largest standard error over the range of the values (the stopping rule of SAGE)."""
-        if self.n_blocks < 2:
-            return math.inf
-        mean, error = self.estimate()
-        if not bool(error.any()):
-            return 0.0
-        spread = float(mean.max() - mean.min())
-        return float(error.max()) / spread if spread > 0 else math.inf
+def _is_share(settle: float | int) -> bool:
+    return type(settle) is float and 0 < settle <= 1
