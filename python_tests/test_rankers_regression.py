@@ -64,6 +64,15 @@ def test_regression_of_one_player_gives_it_everything() -> None:
     assert rank(game, method="regression", budget=2).values.tolist() == [3.0]
 
 
+def test_regression_of_more_players_than_can_be_enumerated_samples_at_any_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(regression, "_MOST_PLAYERS_OF_ALL", N_PLAYERS - 1)
+    estimate = rank(game_of_triples(), method="regression", budget=2**N_PLAYERS)
+    assert estimate.stopped == "budget"
+    assert (errors_in_standard_errors(estimate, TRIPLES_VALUES).abs() <= STANDARD_ERRORS).all()
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_regression_meets_the_closed_form_within_its_standard_errors(shared: bool) -> None:
     estimate = rank(game_of_triples(3), method="regression", budget=12_000, shared=shared, seed=1)

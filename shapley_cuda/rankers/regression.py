@@ -21,6 +21,7 @@ __all__ = ["LeastSquares", "Regression"]
 _DEFAULT_PASSES = 64  # rows of as many walks for every sample, when no budget is given
 _COALITIONS_AT_ONCE, _SHARED_AT_ONCE = 1 << 12, 1 << 8
 _OBSERVATIONS_FOR_ERRORS, _PLAYERS_FOR_ERRORS = 1 << 14, 32  # at least, and times C; enough to tell the errors from
+_MOST_PLAYERS_OF_ALL = 24  # of whom a game gives all payoffs
 _SMALLEST_PIVOT = 1e-9  # of a column's square: with less, the column is a combination of others
 
 
@@ -104,8 +105,8 @@ class Regression(_LinearFit):
 
     By default each pair is evaluated on one sample of its own. What a pair of unequal sizes has of v(all) - v(none) is
     then that sample's, not the mean. With ``shared=True`` all samples are evaluated under each coalition, as in the
-    sources. Where the budget pays for all 2^C coalitions they are all taken, with their exact weights, and the values
-    are exact (``stopped`` is then ``"complete"``).
+    sources. Where the budget pays for all 2^C coalitions of at most 24 players they are all taken, with their exact
+    weights, and the values are exact (``stopped`` is then ``"complete"``).
 
     Consistent, but not unbiased: the error falls with the root of the number of pairs, the bias with the number. Each
     standard error is the larger of two: that of leaving out one pair at a time (the delta method with residuals over
@@ -135,7 +136,7 @@ class Regression(_LinearFit):
     def score(self, game: ChannelGame, on_progress: OnProgress | None) -> Scores:
         n_players, n_samples, budget = game.n_players, game.n_samples, self._budget(game)
         rows_of_all = 2**n_players * n_samples
-        if budget >= rows_of_all:
+        if budget >= rows_of_all and n_players <= _MOST_PLAYERS_OF_ALL:
             return Scores(_fit_all_coalitions(game.all_payoffs()), options={"budget": budget, "n_samples": n_samples})
         rows_per_pair = 2 * (n_samples if self.shared else 1)
         least = 2 * n_samples + 2 * n_players * rows_per_pair
