@@ -41,6 +41,12 @@ def read_record(text: str, what: str, record_format: str, names: Collection[str]
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{what} must be JSON, got: {error}") from error
-    if not isinstance(record, dict) or record.pop("format", None) != record_format or set(record) != set(names):
-        raise ValueError(f"{what} must be a JSON object of format {record_format} with fields {sorted(names)}")
+    expected = f"{what} must be a JSON object of format {record_format} with fields {sorted(names)}"
+    if not isinstance(record, dict):
+        raise ValueError(f"{expected}, got {type(record).__name__}")
+    found = record.pop("format", None)
+    if found != record_format:
+        raise ValueError(f"{expected}, got format {found!r}")
+    if set(record) != set(names):
+        raise ValueError(f"{expected}, got fields {sorted(record)}")
     return record

@@ -1,88 +1,336 @@
-"""Planning: from rankings to the channels that go."""
+"""Planning: from rankings to the channels that go.
+
+The networks that a plan may lead to form a line: the first has one channel of each group, and each further one a
+channel more, up to the whole network. Which group's turn it is depends on how channels compete; within a group the more
+valuable always comes first. A budget takes the last network on the line that fits it, found by bisection.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .counting import count_macs, count_parameters
+from .counting import count_macs, count_parameters, measure_latencies
 from .estimate import Estimate
-from .groups import Group, cut_channels
-from .plans import PruningPlan
+from .groups import ChannelCutter, Group
+from .plans import MeasuredLatency, PruningPlan
 from .surgery import prunable_groups
 
-__all__ = ["plan_pruning"]
+__all__ = ["kept_channels", "plan_of_removed", "plan_pruning"]
+
+_ACROSS = ("uniform", "global")
+_NORMALISE = ("none", "mean")
+_LATENCY_REPEATS = 9
+_ROUNDING = 1 + 1e-9  # a share times a size, in floating point
 
 
 def plan_pruning(
     model: nn.Module,
     rankings: Mapping[str, Estimate | Tensor],
-    keep: float | Mapping[str, int | float],
-    example_input: Tensor,
+    keep: float | Mapping[str, int | float] | None = None,
+    example_input: Tensor | None = None,
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    latency: float | None = None,
+    across: str = "uniform",
+    normalise: str = "none",
+    multiple_of: int = 1,
 ) -> PruningPlan:
     """Decide which channels go: in each group, those of the least value.
 
+    How many is said by exactly one of ``keep``, ``macs``, ``parameters`` and ``latency``. The last three are budgets:
+    shares of what the original network costs, floats in (0, 1]; the plan leaves the largest network within them.
+
     Args:
         model: the network that was ranked; unchanged.
-        rankings: for each group, by name, an estimate or a tensor of values ``[C]``, higher is more valuable.
-        keep: the share of channels to keep in every group, a float in (0, 1]; or for each group, by the name that it
-            has in ``rankings``, a share (float) or a number of channels (int). At least one channel of each group
-            stays.
-        example_input: a batch that the model accepts; its first sample is what MACs are counted on.
+        rankings: for each group, by name, an estimate or a tensor of values ``[C]``, higher is more valuable. Groups
+            that are not ranked stay whole.
+        keep: the share of channels to keep, a float in (0, 1]: of every group, or with ``across="global"`` of all
+            groups together, at most. Or for each group, by the name that it has in ``rankings``, a share (float) or a
+            number of channels (int), as :func:`~shapley_cuda.networks.preset` gives them. At least one channel of each
+            group stays.
+        example_input: a batch that the model accepts, on its device. MACs are counted on its first sample; a latency
+            is that of the batch as it is, so its size matters.
+        macs: budget of multiply-accumulates, see :func:`~shapley_cuda.count_macs`.
+        parameters: budget of parameters.
+        latency: budget of time. Original and cut network take turns, and of each the shortest of nine times counts.
+        across: how channels of different groups compete. ``"uniform"``: all groups keep the same share, to one channel.
+            ``"global"``: by value over cost, so that groups of little value for what they cost lose more. A channel
+            costs what cutting its group to one channel would save of the budget, divided by the channels cut; for
+            ``latency``, of MACs, since times of such small differences are mostly noise; for ``keep``, all cost the
+            same.
+        normalise: what makes values of different groups comparable, for ``"global"``. ``"none"``: they are, as Shapley
+            values are: all in units of one payoff, summing to what the group is worth. (The shipped LeNet-5 cut to
+            15 % of its parameters classifies 85 % rightly this way, 77 % with "mean", 71 % with "uniform".)
+            ``"mean"``: values are divided by the mean of their group's absolute values, as other scores need: weights
+            of different layers differ in scale whatever they are good for.
+        multiple_of: kept numbers are rounded up to a multiple of this, such as 8 or 16 for tensor cores; a group that
+            the multiple exceeds stays whole.
 
     Returns:
-        A :class:`PruningPlan`. Channels of equal value go in the order of their numbers.
+        A :class:`PruningPlan`. Channels of equal value go in the order of their numbers. The same arguments give the
+        same plan, but for ``latency``, which is measured; the plan records what was measured.
 
     Raises:
         GroupError: a group does not exist or cannot be pruned, as far as its layers tell; :func:`prune` also compares
             outputs.
-        ValueError: ``keep`` is out of range or names a group that is not ranked, a ranking is another group's or has
-            not one value per channel, or two rankings name the same group by different layers.
+        ValueError: not exactly one of the four is given, one is out of range or less than the smallest network needs
+            (the message says how much that is); ``keep`` names a group that is not ranked; a ranking is another
+            group's or has not one value per channel; or two rankings name the same group by different layers.
 
     Example:
         >>> plan = sc.plan_pruning(model, {"conv2": estimate}, keep=0.5, example_input=images)
+        >>> plan = sc.plan_pruning(model, estimates, macs=0.4, example_input=images, across="global")
         >>> print(plan)
     """
-    if not isinstance(rankings, Mapping):
-        raise TypeError(f"rankings must map groups to estimates, got {type(rankings).__name__}")
-    if isinstance(keep, Mapping) and set(keep) != set(rankings):
-        raise ValueError(f"keep must name the groups that are ranked, {sorted(rankings)}, got {sorted(keep)}")
-    sample = example_input[:1]
-    removed: dict[str, list[int]] = {}
-    n_players: dict[str, int] = {}
-    for (name, ranking), group in zip(rankings.items(), prunable_groups(model, rankings, sample), strict=True):
-        if group.name in removed:
-            raise ValueError(f"rankings must name each group once, got {name!r} and another layer of {group.name!r}")
-        if isinstance(ranking, Estimate) and ranking.group != group.name:
-            raise ValueError(f"ranking of {name!r} must be of group {group.name!r}, got one of {ranking.group!r}")
-        values = ranking.values if isinstance(ranking, Estimate) else torch.as_tensor(ranking)
-        if values.shape != (group.n_players,):
-            raise ValueError(f"ranking of {name!r} must have {group.n_players} values, got shape {list(values.shape)}")
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"ranking of {name!r} must be finite, got NaN or infinite values")
-        n_kept = _number_kept(group, name, keep)
-        order = torch.argsort(values, stable=True)
-        removed[group.name] = sorted(order[: group.n_players - n_kept].tolist())
-        n_players[group.name] = group.n_players
-    pruned = cut_channels(model, removed, sample)
+    if not isinstance(example_input, Tensor):
+        raise TypeError(
+            f"plan_pruning: example_input must be a batch that the model accepts, got {type(example_input).__name__}"
+        )
+    goal, wanted = _only_goal(keep=keep, macs=macs, parameters=parameters, latency=latency)
+    _check_choices(goal, wanted, across, normalise, multiple_of)
+    ranked = _ranked_groups(model, rankings, keep, example_input[:1])
+    sizes = {group.name: group.n_players for group in ranked}
+    costs = _Costs(goal, model, ranked, example_input)
+    if goal == "keep" and across == "uniform":
+        kept = {group.name: min(group.n_players, _round_up(group.n_kept(wanted), multiple_of)) for group in ranked}
+    else:
+        least = {name: min(size, multiple_of) for name, size in sizes.items()}
+        if across == "global":
+            prices = {name: costs.price({**sizes, name: least[name]}) for name in sizes}
+            turns = _by_worth(ranked, prices, normalise)
+        else:
+            turns = _by_share(sizes)
+        kept = _largest_within(_Line(sizes, turns, multiple_of), costs, goal, wanted)
+    options = {goal: dict(wanted) if isinstance(wanted, Mapping) else wanted}
+    options |= {"across": across, "normalise": normalise, "multiple_of": multiple_of}
+    return plan_of_removed(
+        model, costs.cut(kept), costs.removed(kept), sizes, example_input[:1], costs.latency(kept), options
+    )
+
+
+def plan_of_removed(
+    model: nn.Module,
+    pruned: nn.Module,
+    removed: dict[str, list[int]],
+    n_players: dict[str, int],
+    sample: Tensor,
+    latency: MeasuredLatency | None,
+    options: dict[str, Any],
+) -> PruningPlan:
+    """Count what a network costs before and after, and write the plan down."""
     return PruningPlan(
         removed=removed,
         n_players=n_players,
         parameters=(count_parameters(model), count_parameters(pruned)),
         macs=(count_macs(model, sample), count_macs(pruned, sample)),
         input_shape=tuple(sample.shape),
+        latency=latency,
+        options=options,
     )
 
 
-def _number_kept(group: Group, name: str, keep: float | Mapping[str, int | float]) -> int:
-    wanted = keep[name] if isinstance(keep, Mapping) else keep
-    if isinstance(wanted, float) and 0 < wanted <= 1:
-        return max(1, round(wanted * group.n_players))
-    if isinstance(keep, Mapping) and type(wanted) is int and 1 <= wanted <= group.n_players:
-        return wanted
+def kept_channels(name: str, n_players: int, keep: Any, *, is_number_allowed: bool) -> int:
+    """How many channels of a group a share or, where it may be, a number of channels keeps.
+
+    Raises:
+        ValueError: it is neither, or out of range.
+    """
+    if isinstance(keep, float) and 0 < keep <= 1:
+        return max(1, round(keep * n_players))
+    if is_number_allowed and type(keep) is int and 1 <= keep <= n_players:
+        return keep
     raise ValueError(
         f"keep of {name!r} must be a share, as a float in (0, 1], or in a mapping of groups a number of channels, "
-        f"as an int from 1 to {group.n_players}, got {wanted!r}"
+        f"as an int from 1 to {n_players}, got {keep!r}"
     )
+
+
+@dataclass(frozen=True)
+class _RankedGroup:
+    """A group, the name it has among the rankings, and its channels' values, float64 ``[C]``."""
+
+    name: str
+    alias: str
+    values: Tensor
+
+    @property
+    def n_players(self) -> int:
+        return self.values.shape[0]
+
+    def n_kept(self, keep: float | Mapping[str, int | float]) -> int:
+        is_mapping = isinstance(keep, Mapping)
+        wanted = keep[self.alias] if isinstance(keep, Mapping) else keep
+        return kept_channels(self.alias, self.n_players, wanted, is_number_allowed=is_mapping)
+
+    def removed(self, n_kept: int) -> list[int]:
+        order = torch.argsort(self.values, stable=True)
+        return sorted(order[: self.n_players - n_kept].tolist())
+
+
+class _Line:
+    """Networks of growing size, by how many channels of each group they keep.
+
+    Args:
+        sizes: number of channels of each group.
+        turns: the group that each next channel belongs to, beyond the first channel of each.
+        multiple_of: what kept numbers are rounded up to.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], turns: list[str], multiple_of: int):
+        self._sizes, self._turns, self._multiple_of = sizes, turns, multiple_of
+
+    def __len__(self) -> int:
+        return len(self._turns) + 1
+
+    def __getitem__(self, place: int) -> dict[str, int]:
+        joined = Counter(self._turns[:place])
+        return {name: min(size, _round_up(1 + joined[name], self._multiple_of)) for name, size in self._sizes.items()}
+
+
+class _Costs:
+    """What networks that keep so many channels of each group cost, as a share of the original, in a budget's unit."""
+
+    def __init__(self, goal: str, model: nn.Module, ranked: list[_RankedGroup], batch: Tensor):
+        self._goal, self._model, self._batch = goal, model, batch
+        self._groups = {group.name: group for group in ranked}
+        self._n_players = sum(group.n_players for group in ranked)
+        self._cutter = ChannelCutter(model, self._groups, batch[:1])
+        self._latencies: dict[tuple[int, ...], MeasuredLatency] = {}
+
+    def removed(self, kept: Mapping[str, int]) -> dict[str, list[int]]:
+        return {name: group.removed(kept[name]) for name, group in self._groups.items()}
+
+    def cut(self, kept: Mapping[str, int]) -> nn.Module:
+        return self._cutter.cut(self.removed(kept))
+
+    def share(self, kept: Mapping[str, int]) -> float:
+        if self._goal == "keep":
+            return sum(kept.values()) / self._n_players
+        measured = self.latency(kept)
+        if measured is not None:
+            return measured.after_ms / measured.before_ms
+        return self._count(self.cut(kept)) / self._whole
+
+    def price(self, kept: Mapping[str, int]) -> float:
+        """What each channel costs that these numbers leave out: a share of the original, in MACs if that is time."""
+        n_removed = self._n_players - sum(kept.values())
+        if self._goal == "keep" or not n_removed:
+            return 1 / self._n_players
+        return (1 - self._count(self.cut(kept)) / self._whole) / n_removed
+
+    def latency(self, kept: Mapping[str, int]) -> MeasuredLatency | None:
+        """Measured once for each network; None where the budget is not one of time."""
+        if self._goal != "latency":
+            return None
+        key = tuple(kept.values())
+        if key not in self._latencies:
+            before, after = measure_latencies([self._model, self.cut(kept)], self._batch, _LATENCY_REPEATS)
+            self._latencies[key] = MeasuredLatency(before, after, tuple(self._batch.shape), str(self._batch.device))
+        return self._latencies[key]
+
+    @cached_property
+    def _whole(self) -> int:
+        return self._count(self._model)
+
+    def _count(self, model: nn.Module) -> int:
+        return count_parameters(model) if self._goal == "parameters" else count_macs(model, self._batch[:1])
+
+
+def _largest_within(line: _Line, costs: _Costs, goal: str, budget: float) -> dict[str, int]:
+    """The last network on the line that costs no more than the budget; costs grow along the line."""
+    if budget == 1:
+        return line[len(line) - 1]
+    smallest = costs.share(line[0])
+    if smallest > budget * _ROUNDING:
+        raise ValueError(
+            f"plan_pruning: {goal} must be at least {math.ceil(smallest * 1e4) / 1e4:.4f}, what is left with "
+            f"{sum(line[0].values())} channels in the {len(line[0])} groups, the fewest that may be, got {budget}"
+        )
+    fits, exceeds = 0, len(line) - 1
+    while exceeds - fits > 1:
+        middle = (fits + exceeds) // 2
+        if costs.share(line[middle]) <= budget * _ROUNDING:
+            fits = middle
+        else:
+            exceeds = middle
+    return line[fits]
+
+
+def _by_share(sizes: Mapping[str, int]) -> list[str]:
+    """Turns that give all groups the same share, rounded to whole channels."""
+    joining = [((n - 0.5) / size, name) for name, size in sizes.items() for n in range(2, size + 1)]
+    return [name for _, name in sorted(joining, key=lambda turn: turn[0])]
+
+
+def _by_worth(ranked: list[_RankedGroup], prices: Mapping[str, float], normalise: str) -> list[str]:
+    """Turns by value over price, the greatest first."""
+    joining = []
+    for group in ranked:
+        values, price = group.values.sort(descending=True).values, prices[group.name]
+        if normalise == "mean":
+            values = values / values.abs().mean().clamp_min(torch.finfo(torch.float64).tiny)
+        # What does harm comes last, and of equal harm what also costs more.
+        worths = torch.where(values > 0, values / price, values * price)
+        joining += [(worth, group.name) for worth in worths[1:].tolist()]
+    return [name for _, name in sorted(joining, key=lambda turn: -turn[0])]
+
+
+def _ranked_groups(
+    model: nn.Module, rankings: Mapping[str, Estimate | Tensor], keep: Any, sample: Tensor
+) -> list[_RankedGroup]:
+    if not isinstance(rankings, Mapping):
+        raise TypeError(f"rankings must map groups to estimates, got {type(rankings).__name__}")
+    if isinstance(keep, Mapping) and set(keep) != set(rankings):
+        raise ValueError(f"keep must name the groups that are ranked, {sorted(rankings)}, got {sorted(keep)}")
+    ranked: dict[str, _RankedGroup] = {}
+    for (alias, ranking), group in zip(rankings.items(), prunable_groups(model, rankings, sample), strict=True):
+        if group.name in ranked:
+            raise ValueError(f"rankings must name each group once, got {alias!r} and another layer of {group.name!r}")
+        ranked[group.name] = _RankedGroup(group.name, alias, _values(alias, ranking, group))
+    return list(ranked.values())
+
+
+def _values(alias: str, ranking: Estimate | Tensor, group: Group) -> Tensor:
+    if isinstance(ranking, Estimate) and ranking.group != group.name:
+        raise ValueError(f"ranking of {alias!r} must be of group {group.name!r}, got one of {ranking.group!r}")
+    values = ranking.values if isinstance(ranking, Estimate) else torch.as_tensor(ranking)
+    if values.shape != (group.n_players,):
+        raise ValueError(f"ranking of {alias!r} must have {group.n_players} values, got shape {list(values.shape)}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"ranking of {alias!r} must be finite, got NaN or infinite values")
+    return values.detach().double().cpu()
+
+
+def _only_goal(**goals: Any) -> tuple[str, Any]:
+    given = [name for name, value in goals.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"plan_pruning: exactly one of {', '.join(goals)} must be given, got {' and '.join(given) or 'none'}"
+        )
+    return given[0], goals[given[0]]
+
+
+def _check_choices(goal: str, wanted: Any, across: str, normalise: str, multiple_of: int) -> None:
+    for name, choice, choices in (("across", across, _ACROSS), ("normalise", normalise, _NORMALISE)):
+        if choice not in choices:
+            raise ValueError(f"plan_pruning: {name} must be one of {', '.join(choices)}, got {choice!r}")
+    if type(multiple_of) is not int or multiple_of < 1:
+        raise ValueError(f"plan_pruning: multiple_of must be a positive integer, got {multiple_of!r}")
+    if goal != "keep" or across == "global":
+        if goal == "keep" and isinstance(wanted, Mapping):
+            raise ValueError("plan_pruning: across must be 'uniform' where keep says it for each group, got 'global'")
+        if not (isinstance(wanted, float) and 0 < wanted <= 1):
+            raise ValueError(f"plan_pruning: {goal} must be a share, a float in (0, 1], got {wanted!r}")
+
+
+def _round_up(number: int, multiple_of: int) -> int:
+    return -(-number // multiple_of) * multiple_of

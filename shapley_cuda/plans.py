@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .files import read_record
 
-__all__ = ["PruningPlan"]
+__all__ = ["MeasuredLatency", "PruningPlan"]
 
-_FORMAT = "shapley_cuda.plan/1"
+_FORMAT = "shapley_cuda.plan/2"
+
+
+@dataclass(frozen=True)
+class MeasuredLatency:
+    """How long a batch took before and after.
+
+    Attributes:
+        before_ms: shortest of several times of the original network, in milliseconds.
+        after_ms: the same of the pruned network.
+        input_shape: shape of the batch.
+        device: what it ran on.
+    """
+
+    before_ms: float
+    after_ms: float
+    input_shape: tuple[int, ...]
+    device: str
+
+    def __str__(self) -> str:
+        share = self.after_ms / self.before_ms
+        return f"latency of {list(self.input_shape)} {self.before_ms:.3g} ms -> {self.after_ms:.3g} ms ({share:.1%})"
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,8 @@ class PruningPlan:
         macs: multiply-accumulates of convolutions, linear layers and matrix products for one sample, before and
             after.
         input_shape: shape of the one sample that macs were counted on.
+        latency: what was measured, where the plan was made for a latency.
+        options: the settings that the plan was made with.
     """
 
     removed: dict[str, list[int]]
@@ -31,6 +55,8 @@ class PruningPlan:
     parameters: tuple[int, int]
     macs: tuple[int, int]
     input_shape: tuple[int, ...]
+    latency: MeasuredLatency | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def kept(self, group: str) -> list[int]:
         """The channels of a group that stay, ascending."""
@@ -40,7 +66,9 @@ class PruningPlan:
     def __str__(self) -> str:
         groups = ", ".join(f"{g}: {n} -> {n - len(self.removed[g])}" for g, n in self.n_players.items())
         (p0, p1), (m0, m1) = self.parameters, self.macs
-        return f"{groups}; parameters {p0:,} -> {p1:,} ({p1 / p0:.1%}); MACs {m0:,} -> {m1:,} ({m1 / m0:.1%})"
+        latency = f"; {self.latency}" if self.latency else ""
+        sizes = f"parameters {p0:,} -> {p1:,} ({p1 / p0:.1%}); MACs {m0:,} -> {m1:,} ({m1 / m0:.1%})"
+        return f"{groups}; {sizes}{latency}"
 
     def to_json(self) -> str:
         """Write the plan as JSON."""
@@ -65,7 +93,28 @@ class PruningPlan:
             raise ValueError(f"removed of a plan must list the channels of {sorted(n_players)}, got {removed!r}")
         for group, channels in removed.items():
             _check_channels(group, channels, n_players[group])
-        return cls(**record)
+        if not isinstance(record["options"], dict):
+            raise ValueError(f"options of a plan must map names to settings, got {record['options']!r}")
+        return cls(**record | {"latency": _read_latency(record["latency"])})
+
+
+def _read_latency(record: Any) -> MeasuredLatency | None:
+    if record is None:
+        return None
+    names = {f.name for f in fields(MeasuredLatency)}
+    if (
+        not isinstance(record, dict)
+        or set(record) != names
+        or not all(_is_time(record[name]) for name in ("before_ms", "after_ms"))
+        or not _are_counts(record["input_shape"])
+        or not isinstance(record["device"], str)
+    ):
+        raise ValueError(f"latency of a plan must be null or have the fields {sorted(names)}, got {record!r}")
+    return MeasuredLatency(**record | {"input_shape": tuple(record["input_shape"])})
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
 def _are_counts(values: Any) -> bool:
