@@ -20,7 +20,7 @@ LAYERS = (
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
 EVERYBODYS = ("modes",)
-APART = ("networks", "datasets", "training")
+APART = ("networks", "datasets", "training", "recalibration")
 SERVED = ("loading", "demo", "cli")
 
 # A folder with an __init__.py is one module, of all its files.
