@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
 
+from ..estimate import Estimate
 from ..rankers import RankingProgress
 from ..training import Progress as TrainingProgress
 
-__all__ = ["ProgressDisplay", "wide_console"]
+__all__ = ["ProgressDisplay", "print_table", "relative_error", "values_table", "wide_console"]
+
+_STOPPED = {
+    "tolerance": "error reached",
+    "settled": "settled which are kept",
+    "budget": "budget spent",
+    "time": "time over",
+    "complete": "all computed",
+}
 
 
 def wide_console(width: int) -> Console:
@@ -20,12 +32,51 @@ def wide_console(width: int) -> Console:
     return console
 
 
-class ProgressDisplay:
-    """One line in the terminal: what is being done, how far it is, how long it will take."""
+def relative_error(estimate: Estimate) -> float | None:
+    """Largest standard error over the range of the values; None where there are no standard errors."""
+    if estimate.standard_error is None:
+        return None
+    largest = float(estimate.standard_error.max())
+    spread = float(estimate.values.max() - estimate.values.min())
+    return largest / spread if spread > 0 else math.inf if largest > 0 else 0.0
 
-    def __init__(self) -> None:
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    """Print a table under a title, which may be wider."""
+    console.print(title, style="italic", soft_wrap=True)
+    console.print(table)
+
+
+def values_table(estimates: Sequence[Estimate]) -> Table:
+    """What ranking took, group by group."""
+    table = Table()
+    table.add_column("group", no_wrap=True)
+    for heading in ("channels", "error", "evaluations", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("stopped because", no_wrap=True)
+    for estimate in estimates:
+        error = relative_error(estimate)
+        table.add_row(
+            estimate.group,
+            str(len(estimate.values)),
+            "" if error is None else f"{error:.4f}",
+            f"{estimate.n_evaluations:,}",
+            f"{estimate.seconds:.1f} s",
+            _STOPPED.get(estimate.stopped, estimate.stopped),
+        )
+    return table
+
+
+class ProgressDisplay:
+    """One line in the terminal: what is being done, how far it is, how long it will take.
+
+    Args:
+        hidden: show nothing, in all processes but one.
+    """
+
+    def __init__(self, *, hidden: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"))
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden)
         self._task = self._bar.add_task("loading", total=1.0, state="")
         self._doing, self._since = "", 0.0
 
@@ -44,10 +95,29 @@ class ProgressDisplay:
         if isinstance(progress, RankingProgress):
             left = progress.seconds_left
             share = progress.seconds / (progress.seconds + left) if left + progress.seconds > 0 else 1.0
-            settled = "" if progress.n_settled is None else f", {progress.n_settled}/{progress.n_players} settled"
-            state = f"error {progress.error:.3f} of {progress.tolerance:.3f} to reach{settled}, {left:.0f} s left"
+            state = _state_of_ranking(progress, left)
         elif progress is not None:
             share = progress.step / progress.n_steps
             left = (time.perf_counter() - self._since) * (1 / share - 1)
-            state = f"epoch {progress.epoch}, loss {progress.loss:.3f}, {left:.0f} s left"
+            state = f"epoch {progress.epoch}, loss {progress.loss:.3f}{_time_left(left)}"
         self._bar.update(self._task, description=doing, completed=share, state=state)
+
+
+def _state_of_ranking(progress: RankingProgress, left: float) -> str:
+    state = f"{progress.n_evaluations:,} evaluations"
+    if math.isfinite(progress.error):
+        state = f"error {progress.error:.3f}"
+        if progress.tolerance > 0:
+            state += f", to reach {progress.tolerance:.3g}"
+    if progress.n_settled is not None:
+        state += f", {progress.n_settled} of {progress.n_players} settled"
+    return state + _time_left(left)
+
+
+def _time_left(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return ""
+    if seconds < 100:
+        return f", {seconds:.0f} s left"
+    minutes = round(seconds / 60)
+    return f", {minutes} min left" if minutes < 100 else f", {minutes // 60} h {minutes % 60} min left"

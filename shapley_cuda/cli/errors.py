@@ -12,13 +12,15 @@ import typer
 from typer.core import TyperGroup
 
 from ..masking import PathError
+from ..rankers import ProcessError
 from ..surgery import PruningError
 
 __all__ = ["CommandGroup", "blame", "set_debug"]
 
 # What the package's functions raise for bad arguments, data and files. All else is a defect and keeps its traceback.
 _USER_ERRORS = (
-    ValueError, TypeError, ImportError, OSError, FloatingPointError, PathError, PruningError, torch.OutOfMemoryError,
+    ValueError, TypeError, ImportError, OSError, FloatingPointError, PathError, PruningError,
+    ProcessError, torch.OutOfMemoryError,
 )  # fmt: skip
 _DEBUG = "shapley_cuda.debug"
 

@@ -28,16 +28,17 @@ _UNUSED = "num_batches_tracked"  # a counter of BatchNorm's that evaluation does
 _TORCHVISION = "torchvision:"
 
 
-def load_model(name: str, checkpoint: str | Path | None = None, *, trained: bool = True) -> nn.Module:
+def load_model(name: str, *, trained: bool = True) -> nn.Module:
     """Build a network by its name, in evaluation mode, on the CPU.
 
     Args:
         name: a network of this package (``"lenet5"``), ``"torchvision:NAME"`` where torchvision is installed, or
             ``"package.module:factory"``: a function or class that is called without arguments and gives a module.
-        checkpoint: its weights, see :func:`load_checkpoint`; or a folder that :func:`~shapley_cuda.save_pruned` wrote,
-            for a pruned network. Without one, networks that ship with the package have the weights that ship, and a
-            factory's those that it gives.
-        trained: refuse a network whose weights could only be random. Random weights come from a fixed seed.
+        trained: refuse a network of this package or of torchvision that comes without weights.
+
+    Returns:
+        The network: with the weights that ship with this package, or those that the factory gives. Random ones are
+        drawn with a fixed seed; the global random state is left as it was.
 
     Raises:
         ValueError: an unknown name (near ones are suggested), or no weights.
@@ -46,31 +47,30 @@ def load_model(name: str, checkpoint: str | Path | None = None, *, trained: bool
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = _build(name, with_weights=checkpoint is None and trained)
-    model.eval()
-    if checkpoint is None:
-        return model
-    if Path(checkpoint).is_dir():
-        if not (Path(checkpoint) / "plan.json").is_file():
-            raise FileNotFoundError(f"{checkpoint} must be a file of weights or hold a pruned network's plan.json")
-        return load_pruned(model, checkpoint)
-    load_checkpoint(model, checkpoint)
-    return model
+        return _build(name, trained=trained).eval()
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Load weights into a network, in place and all of them or none.
+def load_checkpoint(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load weights into a network, all of them or none.
 
     Args:
         model: the network that they belong to.
-        path: a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file with a ``state_dict``, by itself or under a usual
-            name in a dict. Prefixes that DataParallel or torch.compile put before all keys are taken off.
+        path: a ``.safetensors`` file; a ``.pt`` or ``.pth`` file with a ``state_dict``, by itself or under a usual
+            name in a dict; or a folder that :func:`~shapley_cuda.save_pruned` wrote. Prefixes that DataParallel or
+            torch.compile put before all keys are taken off.
+
+    Returns:
+        The network itself; the smaller one for a folder.
 
     Raises:
         ValueError: the file is damaged or asks for anything but tensors (it is then not executed), or its keys or
             shapes are not the network's; the first few that differ are listed.
         FileNotFoundError: there is no such file.
     """
+    if Path(path).is_dir():
+        if not (Path(path) / "plan.json").is_file():
+            raise FileNotFoundError(f"{path} must be a file of weights, or a folder with a pruned network's plan.json")
+        return load_pruned(model, path)
     state = _without_prefix(_read_weights(Path(path)))
     expected = model.state_dict()
     differing = {
@@ -86,6 +86,7 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> None:
         found = "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in differing.items() if keys)
         raise ValueError(f"weights in {path} do not fit the network: {found}")
     model.load_state_dict(state, strict=False)
+    return model
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -97,7 +98,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _build(name: str, *, with_weights: bool) -> nn.Module:
+def _build(name: str, *, trained: bool) -> nn.Module:
     if ":" in name and not name.startswith(_TORCHVISION):
         return _call_factory(name)
     if name in SHIPPED:
@@ -107,7 +108,7 @@ def _build(name: str, *, with_weights: bool) -> nn.Module:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(NETWORKS)
         raise ValueError(f"must be one of {known}, torchvision:NAME or package.module:factory, got {name!r}{hint}")
-    if with_weights:
+    if trained:
         raise ValueError(
             f"{name} comes without weights ({' and '.join(SHIPPED)} have some): give a checkpoint, or a factory of "
             "your own that loads them"

@@ -1,0 +1,158 @@
+"""What is ranked: the network and the data that a command's options name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from ..datasets import Split
+from ..game import ChannelGame, Loss
+from ..groups import Group, GroupError, find_groups, pick_group
+from ..loading import DataSource, draw_samples, fingerprint, load_checkpoint, load_model, open_data
+from ..networks import SHIPPED
+from ..payoffs import agreement
+from .errors import blame
+from .options import Metric, check_device
+
+__all__ = ["Named", "Subject", "load_named_model", "load_subject"]
+
+_WITHOUT_LABELS = ("kl", "cosine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A network and samples of data, as users name them; None is what they left open."""
+
+    model: str | None = None
+    checkpoint: str | None = None
+    data: str | None = None
+    image_size: int | None = None
+    samples: int | None = None
+    metric: str | None = None
+    seed: int | None = None
+
+    @classmethod
+    def given(cls, *, checkpoint: Path | None = None, metric: Metric | None = None, **options: Any) -> Named:
+        """What the options of a command say."""
+        return cls(
+            checkpoint=None if checkpoint is None else str(checkpoint),
+            metric=None if metric is None else metric.value,
+            **options,
+        )
+
+    def completed(self, recorded: Mapping[str, Any]) -> Named:
+        """Fill in what was left open from what another command was given."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.model is not None:  # another network has weights of its own
+            recorded = {name: value for name, value in recorded.items() if name != "checkpoint"}
+        return replace(self, **{**recorded, **values})
+
+
+class Subject:
+    """A network, the samples that its channels are valued on, and where other splits are to be had.
+
+    Attributes:
+        named: what it was made from.
+        model: the network.
+        inputs: samples of the split "rank", on the network's device.
+        data: the samples with what the metric compares outputs with.
+        metric: as :class:`~shapley_cuda.ChannelGame` takes it.
+        source: of all splits.
+    """
+
+    def __init__(self, named: Named, model: nn.Module, source: DataSource, device: str):
+        self.named, self.model, self.source = named, model, source
+        with blame("--data"):
+            read = source("rank", named.samples)
+        assert read is not None  # every source has this split
+        with blame("--samples"):
+            samples = draw_samples(read, named.samples, named.seed or 0)
+        self.inputs: Tensor = samples[0].to(device)
+        with blame("--data"):
+            _check_fit(model, self.inputs, samples[1])
+        self.metric: str | Loss = named.metric or "cross_entropy"
+        self.data: tuple[Tensor, Tensor]
+        if self.metric in _WITHOUT_LABELS:
+            with blame("--metric"):
+                self.data, self.metric = agreement(model, self.inputs, str(self.metric))
+        elif samples[1] is None:
+            raise typer.BadParameter(
+                f"{self.metric} needs targets, got inputs alone; {' and '.join(_WITHOUT_LABELS)} need none",
+                param_hint="--metric",
+            )
+        else:  # a split keeps its name, so that no game is played on the test set
+            self.data = samples.to(device) if isinstance(samples, Split) else (self.inputs, samples[1].to(device))
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of the network's weights."""
+        return fingerprint(self.model)
+
+    def groups(self, names: Sequence[str] | None) -> list[Group]:
+        """The groups of these names; all that can be pruned where there are none."""
+        found = find_groups(self.model, self.inputs[:1])
+        if not names:
+            prunable = [group for group in found if group.prunable]
+            if not prunable:
+                raise GroupError("the network has no group that can be pruned; shapley-cuda groups tells why")
+            return prunable
+        with blame("--group"):
+            chosen = {group.name: group for group in (pick_group(found, name) for name in names)}
+            for group in chosen.values():
+                if not group.prunable:
+                    raise GroupError(f"group {group.name!r} cannot be pruned exactly: {group.reason}")
+        return list(chosen.values())
+
+    def game(self, group: Group) -> ChannelGame:
+        """The game of one group's channels."""
+        return ChannelGame(self.model, group, self.data, metric=self.metric)
+
+
+def load_named_model(name: str | None, checkpoint: str | None, *, trained: bool = True) -> nn.Module:
+    """Load a network, blaming the option that is wrong."""
+    if name is None:
+        raise typer.BadParameter("must be given, or --values that tells it", param_hint="--model")
+    with blame("--model"):
+        model = load_model(name, trained=trained and checkpoint is None)
+    if checkpoint is not None:
+        with blame("--checkpoint"):
+            model = load_checkpoint(model, checkpoint)
+    return model
+
+
+def load_subject(named: Named, device: str, *, trained: bool = True) -> Subject:
+    """Load what was named, blaming the option that is wrong."""
+    check_device(device)
+    model = load_named_model(named.model, named.checkpoint, trained=trained).to(device)
+    if named.data is None:
+        if named.model not in SHIPPED:
+            raise typer.BadParameter("must be given for a network of your own", param_hint="--data")
+        named = replace(named, data="fashion-mnist")
+    with blame("--data"):
+        source = open_data(named.data or "", named.image_size or 224)
+    return Subject(named, model, source, device)
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, inputs: Tensor, targets: Tensor | None) -> None:
+    """Refuse samples that the network cannot take, and labels of classes that it does not know."""
+    try:
+        outputs = model(inputs[:1])
+    except Exception as error:  # whatever the network's layers raise
+        raise ValueError(
+            f"the network cannot take a batch {list(inputs[:1].shape)} of {inputs.dtype}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if targets is None or not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        return
+    if targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) >= outputs.shape[1]:
+        raise ValueError(
+            f"labels go up to {int(targets.max())}, the network tells {outputs.shape[1]} classes apart, from 0"
+        )
