@@ -16,12 +16,12 @@ KERNELS = ROOT / "csrc" / "kernels"
 LAYERS = (
     "modes", "build", "fakes", "convolution", "ops", "payoffs", "files", "estimate", "memory", "counting", "groups",
     "masking", "tracing", "split", "epilogue", "paths", "samplers", "game", "comparison", "oracle", "rankers",
-    "plans", "surgery", "planning", "storage", "report", "loading", "demo", "study", "cli", "plugins",
+    "plans", "surgery", "planning", "storage", "pruning", "report", "loading", "demo", "study", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
 EVERYBODYS = ("modes",)
 APART = ("networks", "datasets", "training", "recalibration")
-SERVED = ("loading", "demo", "study", "cli")
+SERVED = ("pruning", "loading", "demo", "study", "cli")
 
 # A folder with an __init__.py is one module, of all its files.
 SOURCES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {

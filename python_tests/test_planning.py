@@ -365,7 +365,7 @@ def test_plan_budget_out_of_reach_says_what_can_be_reached(goal: str, monkeypatc
     assert numbers_kept(within_reach) == {"conv1": 8, "conv2": 8, "fc1": 8}
 
 
-def test_plan_without_an_example_is_refused() -> None:
+def test_plan_without_an_example_or_rankings_is_refused() -> None:
     model, _, values = ranked_network("lenet5")
     with pytest.raises(
         TypeError, match=r"^plan_pruning: example_input must be a batch that the model accepts, got Non"
@@ -373,3 +373,5 @@ def test_plan_without_an_example_is_refused() -> None:
         sc.plan_pruning(model, values, 0.5)
     with pytest.raises(TypeError, match=r"^rankings must map groups to estimates, got list$"):
         sc.plan_pruning(model, list(values), 0.5, LENET_SAMPLE)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^rankings must hold at least one group, got none$"):
+        sc.plan_pruning(model, {}, 0.5, LENET_SAMPLE)

@@ -12,7 +12,7 @@ The kernels underneath are ``torch.ops.shapley.*``, documented in :mod:`shapley_
 from . import ops, payoffs
 from .build import __version__, build_info
 from .comparison import kendall_tau, relative_rmse
-from .counting import count_macs, count_parameters
+from .counting import count_macs, count_parameters, measure_latencies
 from .datasets import (
     Split,
     as_tensors,
@@ -42,9 +42,11 @@ from .networks import (
 from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, oracle_sets
 from .paths import Execution
 from .planning import plan_pruning
-from .plans import PruningPlan
+from .plans import MeasuredLatency, PruningPlan
 from .plugins import ShapleyImportance, as_shapiq_game, frame
+from .pruning import PrunedNetwork, PruningRound, prune_network
 from .rankers import Checkpoint, NonFinitePayoff, ProcessError, Processes, RankingProgress, rank, rank_groups
+from .recalibration import recalibrate_batchnorm
 from .samplers import (
     AllCoalitions,
     CoalitionsBySize,
@@ -55,9 +57,10 @@ from .samplers import (
 )
 from .storage import load_pruned, save_pruned
 from .surgery import PruningError, prune
-from .training import evaluate, train
+from .training import RECIPES, Recipe, evaluate, train
 
 __all__ = [
+    "RECIPES",
     "AllCoalitions",
     "ChannelGame",
     "Checkpoint",
@@ -68,15 +71,19 @@ __all__ = [
     "Group",
     "GroupError",
     "KernelSampler",
+    "MeasuredLatency",
     "NonFinitePayoff",
     "OracleAgreement",
     "OracleSets",
     "PathError",
     "ProcessError",
     "Processes",
+    "PrunedNetwork",
     "PruningError",
     "PruningPlan",
+    "PruningRound",
     "RankingProgress",
+    "Recipe",
     "SampleOrder",
     "ShapleyImportance",
     "Split",
@@ -103,6 +110,7 @@ __all__ = [
     "load_idx_folder",
     "load_image_folder",
     "load_pruned",
+    "measure_latencies",
     "network",
     "ops",
     "oracle_agreement",
@@ -113,8 +121,10 @@ __all__ = [
     "preset",
     "pretrained",
     "prune",
+    "prune_network",
     "rank",
     "rank_groups",
+    "recalibrate_batchnorm",
     "relative_rmse",
     "resnet50",
     "resnet56",

@@ -23,7 +23,7 @@ from .groups import ChannelCutter, Group
 from .plans import MeasuredLatency, PruningPlan
 from .surgery import prunable_groups
 
-__all__ = ["kept_channels", "plan_of_removed", "plan_pruning"]
+__all__ = ["kept_channels", "measured_latency", "plan_of_removed", "plan_pruning"]
 
 _ACROSS = ("uniform", "global")
 _NORMALISE = ("none", "mean")
@@ -138,6 +138,12 @@ def plan_of_removed(
     )
 
 
+def measured_latency(model: nn.Module, pruned: nn.Module, batch: Tensor) -> MeasuredLatency:
+    """Time a network and what is left of it, in turns."""
+    before, after = measure_latencies([model, pruned], batch, _LATENCY_REPEATS)
+    return MeasuredLatency(before, after, tuple(batch.shape), str(batch.device))
+
+
 def kept_channels(name: str, n_players: int, keep: Any, *, is_number_allowed: bool) -> int:
     """How many channels of a group a share or, where it may be, a number of channels keeps.
 
@@ -233,8 +239,7 @@ class _Costs:
             return None
         key = tuple(kept.values())
         if key not in self._latencies:
-            before, after = measure_latencies([self._model, self.cut(kept)], self._batch, _LATENCY_REPEATS)
-            self._latencies[key] = MeasuredLatency(before, after, tuple(self._batch.shape), str(self._batch.device))
+            self._latencies[key] = measured_latency(self._model, self.cut(kept), self._batch)
         return self._latencies[key]
 
     @cached_property
@@ -289,6 +294,8 @@ def _ranked_groups(
 ) -> list[_RankedGroup]:
     if not isinstance(rankings, Mapping):
         raise TypeError(f"rankings must map groups to estimates, got {type(rankings).__name__}")
+    if not rankings:
+        raise ValueError("rankings must hold at least one group, got none")
     if isinstance(keep, Mapping) and set(keep) != set(rankings):
         raise ValueError(f"keep must name the groups that are ranked, {sorted(rankings)}, got {sorted(keep)}")
     ranked: dict[str, _RankedGroup] = {}
