@@ -95,4 +95,4 @@ def _table(found: Sequence[Group]) -> Table:
 
 def _few(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return "\n".join([*names[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])

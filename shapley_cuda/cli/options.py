@@ -14,7 +14,8 @@ from .errors import set_debug
 
 __all__ = [
     "Budget", "Checkpoint", "Data", "Debug", "Device", "Groups", "ImageSize", "MaxSeconds", "Method", "Metric",
-    "MetricOption", "Model", "RankedModel", "RankerOption", "Samples", "Seed", "Settle", "Tolerance", "check_device",
+    "MetricOption", "Model", "OwnModel", "RankedModel", "RankerOption", "Samples", "Seed", "Settle", "Tolerance",
+    "check_device",
 ]  # fmt: skip
 
 
@@ -36,6 +37,10 @@ Model = Annotated[str, typer.Option(metavar="NAME", help=_NAMED, rich_help_panel
 RankedModel = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help=_NAMED, rich_help_panel=_MODEL, show_default="that of --values"),
+]
+OwnModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help=_NAMED, rich_help_panel=_MODEL, show_default="the study's"),
 ]
 Checkpoint = Annotated[
     Path | None,

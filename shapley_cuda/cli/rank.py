@@ -69,8 +69,9 @@ def rank(
 ) -> None:
     """Estimate what each channel is worth: Shapley values, or another method's.
 
-    Writes values-GROUP.json for every group, which prune and oracle take, and sc.Estimate.load in Python. Under
-    torchrun all processes share the work.
+    Writes values-GROUP.json for every group, for prune, oracle and sc.Estimate.load.
+
+    Under torchrun all processes share the work.
     """
     usual = {"tolerance": tolerance, "settle": settle, "budget": budget, "max_seconds": max_seconds, "seed": seed or 0}
     ranker = make_ranker(method, option or [], **usual)

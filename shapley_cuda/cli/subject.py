@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..datasets import Split
 from ..game import ChannelGame, Loss
 from ..groups import Group, GroupError, find_groups, pick_group
-from ..loading import DataSource, draw_samples, fingerprint, load_checkpoint, load_model, open_data
+from ..loading import DataSource, Samples, draw_samples, fingerprint, load_checkpoint, load_model, open_data
 from ..networks import SHIPPED
 from ..payoffs import agreement
 from .errors import blame
@@ -64,6 +64,7 @@ class Subject:
         inputs: samples of the split "rank", on the network's device.
         data: the samples with what the metric compares outputs with.
         metric: as :class:`~shapley_cuda.ChannelGame` takes it.
+        classes: the samples with their classes, or None where they have none.
         source: of all splits.
     """
 
@@ -75,6 +76,7 @@ class Subject:
         with blame("--samples"):
             samples = draw_samples(read, named.samples, named.seed or 0)
         self.inputs: Tensor = samples[0].to(device)
+        self.classes = _with_classes(samples)
         with blame("--data"):
             _check_fit(model, self.inputs, samples[1])
         self.metric: str | Loss = named.metric or "cross_entropy"
@@ -95,15 +97,21 @@ class Subject:
         """Fingerprint of the network's weights."""
         return fingerprint(self.model)
 
-    def groups(self, names: Sequence[str] | None) -> list[Group]:
-        """The groups of these names; all that can be pruned where there are none."""
+    def labelled(self, split: str) -> tuple[Tensor, Tensor] | None:
+        """The inputs and classes of a split; None where there is no such split, or it has no classes."""
+        with blame("--data"):
+            read = self.source(split, None)
+        return _with_classes(read) if read is not None else None
+
+    def groups(self, names: Sequence[str] | None, option: str = "--group") -> list[Group]:
+        """The groups of these names, which an option gave; all that can be pruned where there are none."""
         found = find_groups(self.model, self.inputs[:1])
         if not names:
             prunable = [group for group in found if group.prunable]
             if not prunable:
                 raise GroupError("the network has no group that can be pruned; shapley-cuda groups tells why")
             return prunable
-        with blame("--group"):
+        with blame(option):
             chosen = {group.name: group for group in (pick_group(found, name) for name in names)}
             for group in chosen.values():
                 if not group.prunable:
@@ -138,6 +146,13 @@ def load_subject(named: Named, device: str, *, trained: bool = True) -> Subject:
     with blame("--data"):
         source = open_data(named.data or "", named.image_size or 224)
     return Subject(named, model, source, device)
+
+
+def _with_classes(samples: Samples) -> tuple[Tensor, Tensor] | None:
+    inputs, targets = samples
+    if targets is None or targets.dtype != torch.int64 or targets.dim() != 1:
+        return None
+    return samples if isinstance(samples, Split) else (inputs, targets)
 
 
 @torch.no_grad()
