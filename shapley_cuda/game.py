@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from . import ops
-from .groups import Group, GroupError, cut_channels, find_group
-from .masking import PathError, masked_outputs, relative_deviation
+from .exactness import check_exact
+from .game_data import Loss, check_data
+from .groups import Group, GroupError, find_group
+from .masking import PathError
 from .memory import PeakMemory, default_budget
 from .paths import Execution, HookPath, LinearWalk, RowPath, SuffixPath, WalkPath
 from .samplers import AllCoalitions, masks_of_codes
@@ -21,22 +18,11 @@ from .tracing import Traced
 
 __all__ = ["ChannelGame", "Loss"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""A user's loss: (outputs ``[R, ...]``, targets of those rows) -> ``[R]``, lower is better."""
-
-_METRICS = ("cross_entropy", "accuracy", "squared_error")
 _MAX_CHUNK_ROWS = 1 << 16
 _MAX_PLAYERS_OF_ALL_PAYOFFS = 24
 _MASKS_AT_ONCE = 1 << 12
 _MASK_BYTES = 3  # that masks_of_walks takes for a player in a row
 _TRIAL = 2  # rows or walks from which the memory that one takes is told
-_CANDIDATES, _EXAMPLES = 64, 4  # a group is tried on the first samples whose outputs are finite
-
-
-@dataclass(frozen=True)
-class _Data:
-    inputs: Tensor
-    targets: Tensor
 
 
 class ChannelGame:
@@ -91,14 +77,14 @@ class ChannelGame:
         if memory_budget is not None and memory_budget < 1:
             raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget}")
         self.model = model
-        self.data = _check_data(model, data, metric)
+        self.data = check_data(model, data, metric)
         self.metric = metric
         example = self.data.inputs[:1]
         self.group = group if isinstance(group, Group) else find_group(model, group, example)
         if not self.group.prunable:
             raise GroupError(f"group {self.group.name!r} cannot be pruned exactly: {self.group.reason}")
         self.n_evaluations = 0
-        self._check_exact()
+        check_exact(model, self.group, self.data.inputs)
         self._linear_head: LinearWalk | None = None
         self._walk, self._rows, self._why_not = self._choose_paths(path, execution or Execution())
         self.memory_budget = default_budget(self.device) if memory_budget is None else memory_budget
@@ -340,44 +326,6 @@ class ChannelGame:
         return walk, rows or HookPath(self.model, self.group, inputs), why_not
 
     @torch.no_grad()
-    def _check_exact(self) -> None:
-        """Prune half of the channels of a copy and compare with the mask: what cannot be pruned exactly is refused."""
-        candidates = self.data.inputs[:_CANDIDATES]
-        outputs = masked_outputs(self.model, [], candidates)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
-        finite = outputs.flatten(1).isfinite().all(1) if outputs.dim() > 1 else outputs.isfinite()
-        if len(finite) == len(candidates) and not bool(finite.any()):
-            raise ValueError(f"model must give finite outputs, got none for the first {len(candidates)} samples")
-        example = (candidates[finite] if len(finite) == len(candidates) else candidates)[:_EXAMPLES]
-        if self.n_players == 1:
-            return
-        # No regular pattern: every other channel looks the same after a flip or in two halves. This draw has none.
-        kept = ops.sample_permutations(0, 1, 1, self.n_players)[0] % 2 == 0
-        try:  # in float64, rounding cannot be mistaken for channels that mix a little
-            deviation, tolerance = self._trial_cut(copy.deepcopy(self.model).double(), example.double(), kept), 1e-9
-        except (RuntimeError, TypeError, ValueError):  # a network that insists on its own type
-            deviation, tolerance = self._trial_cut(self.model, example, kept), 1e-4
-        if not deviation <= tolerance:
-            raise GroupError(
-                f"group {self.group.name!r} cannot be pruned exactly: outputs of the pruned and of the masked network "
-                f"differ by {deviation:.1e} of their largest value (at most {tolerance:.0e} is rounding); some "
-                "operation between its layers and their consumers mixes channels"
-            )
-
-    def _trial_cut(self, model: nn.Module, example: Tensor, kept: Tensor) -> float:
-        name, removed = self.group.name, (~kept).nonzero().flatten().tolist()
-        try:
-            pruned = cut_channels(model, {name: removed}, example)(example)
-        except GroupError:
-            raise
-        except Exception as error:  # whatever a layer that does not fit any more raises
-            raise GroupError(
-                f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
-            ) from error
-        return relative_deviation(pruned, masked_outputs(model, [(self.group, kept)], example))
-
-    @torch.no_grad()
     def _measure_memory(self, insist: str) -> tuple[int, int]:
         """Peak bytes that one row and one walk take, from a trial of a few; the trial also proves that they can run."""
         masks = torch.ones(_TRIAL, self.n_players, dtype=torch.bool, device=self.device)
@@ -434,40 +382,3 @@ def _hold_everyone_once(permutations: Tensor) -> bool:
     seen = torch.zeros(n_walks, n_players + 2, dtype=torch.bool, device=permutations.device)
     seen.scatter_(1, permutations.clamp(-1, n_players).long() + 1, True)  # what is out of range marks the ends
     return bool(seen[:, 1:-1].all())
-
-
-def _check_data(model: nn.Module, data: Any, metric: str | Loss) -> _Data:
-    if isinstance(metric, str) and metric not in _METRICS:
-        raise ValueError(f"metric must be one of {', '.join(_METRICS)} or a callable, got {metric!r}")
-    training = [name or "the model" for name, module in model.named_modules() if module.training]
-    if training:
-        raise ValueError(
-            f"model must be in evaluation mode (model.eval()), got {training[0]} in training mode: dropout and batch "
-            "statistics would make payoffs random"
-        )
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
-        got = [type(d).__name__ for d in data] if isinstance(data, (tuple, list)) else type(data).__name__
-        raise TypeError(f"data must be a pair of tensors (inputs, targets), got {got}")
-    split = getattr(data, "name", None)
-    if split in ("test", "select"):
-        use = "its accuracies" if split == "test" else "choices made on it look"
-        raise ValueError(f'data must not be the split "{split}": values estimated on it would make {use} too good')
-    inputs, targets = data
-    if inputs.shape[0] == 0:
-        raise ValueError("data must hold at least one sample, got none")
-    if targets.shape[0] != inputs.shape[0]:
-        raise ValueError(
-            f"data must have one target per input, got {inputs.shape[0]} inputs, {targets.shape[0]} targets"
-        )
-    if metric in ("cross_entropy", "accuracy") and (targets.dtype != torch.int64 or targets.dim() != 1):
-        raise ValueError(
-            f"targets must be class indices, int64 [N], for {metric}, got {targets.dtype} {list(targets.shape)}"
-        )
-    if metric == "squared_error" and (not targets.is_floating_point() or targets.dim() != 2):
-        raise ValueError(
-            f"targets must be floating point [N, K] for {metric}, got {targets.dtype} {list(targets.shape)}"
-        )
-    devices = {p.device for p in model.parameters()} | {inputs.device, targets.device}
-    if len(devices) > 1:
-        raise ValueError(f"model and data must be on one device, got {', '.join(sorted(map(str, devices)))}")
-    return _Data(inputs.detach(), targets)
