@@ -43,11 +43,13 @@ class ClosedFormGame:
         self.n_evaluations += masks.shape[0]
         return self.payoff(masks, sample_index).float()
 
-    def walk_values(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
-        masks = masks_of_walks(permutations)
-        self.n_evaluations += masks.shape[0] * masks.shape[1]
-        rows = sample_index.repeat_interleave(masks.shape[1])
-        return self.payoff(masks.flatten(0, 1), rows).float().view(masks.shape[:2])
+    def walk_values(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
+        if needed is None:
+            needed = torch.ones(permutations.shape[0], permutations.shape[1] + 1, dtype=torch.bool)
+        masks = masks_of_walks(permutations)[needed]
+        self.n_evaluations += masks.shape[0]
+        rows = sample_index.repeat_interleave(needed.shape[1])[needed.flatten()]
+        return torch.zeros(needed.shape).masked_scatter_(needed, self.payoff(masks, rows).float())
 
 
 def rank(game: ClosedFormGame, **options: Any) -> sc.Estimate:

@@ -14,11 +14,19 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from small_runs import make_game, run
 
 import shapley_cuda as sc
+
+RUNS: dict[str, dict[str, Any]] = {
+    "budget": {},
+    "tolerance": {"tolerance": 0.3},
+    "short": {"budget": 500},
+    "racing": {"settle": 1, "racing": True, "confidence": 0.5, "budget": 3000},
+}
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -86,7 +94,7 @@ def share(folder: Path) -> None:
         def work(rank: int, size: int = size) -> None:
             with sc.Processes.join(timeout_seconds=60) as processes:
                 assert (processes.rank, processes.size) == (rank, size)
-                for name, options in (("budget", {}), ("tolerance", {"tolerance": 0.3}), ("short", {"budget": 500})):
+                for name, options in RUNS.items():
                     estimate = run(make_game(), processes=processes, **options)
                     estimate.save(folder / f"{name}-{size}-{rank}.json")
 

@@ -77,6 +77,28 @@ def test_walk_values_add_up_to_the_worth_of_everyone(game: sc.ChannelGame) -> No
     assert marginals.sum(1).mean().item() == pytest.approx(worth.item(), rel=1e-5)
 
 
+def test_walk_values_only_where_needed_are_those_of_whole_walks(game: sc.ChannelGame) -> None:
+    permutations, samples = sc.WalkSampler(game.n_players, N_SAMPLES).walks(0, 2 * N_SAMPLES)
+    needed = random_masks(2 * N_SAMPLES, game.n_players + 1, seed=1)
+    needed[:2] = torch.tensor([[True], [False]])
+    whole = game.walk_values(permutations, samples)
+    already = game.n_evaluations
+    values = game.walk_values(permutations, samples, needed)
+    assert not values[~needed].any()
+    torch.testing.assert_close(values[needed], whole[needed], rtol=CHUNKS_AGREE[0], atol=CHUNKS_AGREE[1])
+    # Where one kernel goes from a walk to its payoffs, it takes all steps.
+    assert game.n_evaluations - already == (needed.numel() if game._head is not None else needed.sum())
+    assert not game.walk_values(permutations, samples, torch.zeros_like(needed)).any()
+
+
+def test_walk_values_needed_of_another_shape_or_type_is_refused(game: sc.ChannelGame) -> None:
+    walks = sc.WalkSampler(game.n_players, N_SAMPLES).walks(0, 2)
+    for needed in (torch.ones(2, game.n_players, dtype=torch.bool), torch.ones(2, game.n_players + 1)):
+        with pytest.raises(ValueError, match=rf"^needed must be bool with shape \[2, {game.n_players + 1}\], got"):
+            game.walk_values(*walks, needed)
+    assert game.n_evaluations == 0
+
+
 def test_n_evaluations_counts_every_row_of_every_call(game: sc.ChannelGame) -> None:
     assert game.n_evaluations == 0
     game(random_masks(3, game.n_players))

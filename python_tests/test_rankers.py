@@ -185,6 +185,55 @@ def test_permutation_shared_is_the_definition_of_the_paper() -> None:
     torch.testing.assert_close(estimate.values, marginals, rtol=1e-5, atol=1e-5)
 
 
+def far_and_close(masks: Tensor, samples: Tensor) -> Tensor:
+    """Players worth 5, 4, 2/3, -5/3, 2 and 2.1, by orders too: the last two lie on either side of a boundary of 3."""
+    weights = torch.tensor([5.0, 4.0, 0.0, -1.0, 2.0, 2.1], dtype=torch.float64)
+    together = masks[:, [0, 2, 4]].all(1).double() - masks[:, [1, 3, 5]].all(1).double()
+    return (
+        masks.double() @ weights + together - masks[:, [0, 3, 4]].all(1).double() + masks[:, [1, 2, 5]].all(1).double()
+    )
+
+
+def test_permutation_racing_evaluates_only_the_players_that_are_not_settled() -> None:
+    game = ClosedFormGame(far_and_close, 6, n_samples=10, chunk_walks=20)
+    race = rank(game, tolerance=0, settle=3, racing=True, budget=10**5, antithetic=False)
+    plain_game = ClosedFormGame(far_and_close, 6, n_samples=10, chunk_walks=20)
+    plain = rank(plain_game, tolerance=0, settle=3, budget=10**5, antithetic=False)
+    assert race.stopped == plain.stopped == "settled"
+    assert set(race.ranking()[3:].tolist()) == set(plain.ranking()[3:].tolist()) == {0, 1, 5}
+    assert race.n_evaluations == game.n_evaluations
+    assert race.options["rows_saved"] == race.options["n_walks"] * 7 - race.n_evaluations
+    assert race.options["rows_saved"] > 0.2 * race.n_evaluations
+    # Players far from the boundary keep the errors that they had when they were settled.
+    assert race.standard_error is not None
+    assert plain.standard_error is not None
+    assert (race.standard_error[:4] > 1.5 * plain.standard_error[:4]).all()
+    torch.testing.assert_close(race.standard_error[4:], plain.standard_error[4:], rtol=0.3, atol=0)
+
+
+def test_permutation_racing_is_right_as_often_as_it_says() -> None:
+    right = 0
+    for seed in range(40):
+        game = ClosedFormGame(far_and_close, 6, n_samples=10, chunk_walks=20)
+        estimate = rank(game, tolerance=0, settle=3, racing=True, confidence=0.8, budget=10**5, seed=seed)
+        right += set(estimate.ranking()[3:].tolist()) == {0, 1, 5}
+    assert right >= 32
+
+
+@pytest.mark.parametrize(("shared", "budget"), [(True, 40 * 70), (False, 150 * 7)])
+def test_permutation_racing_before_anything_is_settled_changes_nothing(shared: bool, budget: int) -> None:
+    options = {"tolerance": 0, "budget": budget, "settle": 3, "shared": shared}
+    plain, race = (
+        rank(ClosedFormGame(far_and_close, 6, n_samples=10, chunk_walks=20), racing=racing, **options)
+        for racing in (False, True)
+    )
+    assert race.options["rows_saved"] == 0
+    assert torch.equal(race.values, plain.values)
+    assert race.standard_error is not None
+    assert plain.standard_error is not None
+    assert torch.equal(race.standard_error, plain.standard_error)
+
+
 def test_permutation_progress_is_told_after_every_chunk() -> None:
     game, _ = closed_form("glove", chunk_walks=10)
     told: list[sc.RankingProgress] = []

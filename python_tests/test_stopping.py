@@ -15,9 +15,10 @@ import shapley_cuda as sc
 from shapley_cuda.rankers.stopping import Boundary, Found, StoppingRules
 
 
-def found(values: list[float], errors: list[float], n_draws: int = 1000) -> Found:
+def found(values: list[float], errors: list[float], n_draws: int = 1000, settled: tuple[int, ...] = ()) -> Found:
     as_tensors = [torch.tensor(numbers, dtype=torch.float64) for numbers in (values, errors)]
-    return Found(as_tensors[0], as_tensors[1], None, n_draws)
+    active = torch.tensor([player not in settled for player in range(len(values))])
+    return Found(as_tensors[0], as_tensors[1], None, n_draws, active)
 
 
 def test_relative_error_is_the_largest_over_the_range() -> None:
@@ -47,6 +48,13 @@ def test_boundary_players_known_to_lie_on_it_are_settled() -> None:
     assert effort[2] == math.inf
 
 
+def test_settled_players_stay_settled_and_out_of_the_error() -> None:
+    told = found([0.0, 2.0, 4.0, 7.0], [9.0, 0.1, 0.2, 9.0], settled=(0, 3))
+    assert (Boundary(2, 0.95).effort(told) <= 1).all()
+    assert told.relative_error() == pytest.approx(0.2 / 7)
+    assert found([0.0, 2.0], [9.0, 9.0], settled=(0, 1)).relative_error() == 0
+
+
 @pytest.mark.parametrize(
     ("rules", "n_draws", "reason"),
     [
@@ -56,7 +64,8 @@ def test_boundary_players_known_to_lie_on_it_are_settled() -> None:
         (StoppingRules(0.0, Boundary(1, 0.9)), 64, "settled"),
         (StoppingRules(0.0, Boundary(1, 0.9)), 63, None),
         (StoppingRules(0.0, Boundary(2, 0.9)), 64, None),
-        (StoppingRules(0.2, Boundary(1, 0.9)), 64, "tolerance"),
+        (StoppingRules(0.2, Boundary(1, 0.9)), 64, "settled"),
+        (StoppingRules(0.2, Boundary(2, 0.9)), 64, "tolerance"),
     ],
 )
 def test_rules_first_to_hold_is_the_reason(rules: StoppingRules, n_draws: int, reason: str | None) -> None:
@@ -162,6 +171,7 @@ def test_progress_tells_how_many_players_are_settled() -> None:
         ({"settle": 4}, "settle must be at most the 3 players of the game, got 4"),
         ({"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
         ({"confidence": 0}, "confidence must be between 0 and 1, got 0"),
+        ({"racing": True}, "racing must come with settle"),
         ({"max_seconds": 0}, "max_seconds must be above 0, got 0"),
         ({"max_seconds": math.nan}, "max_seconds must be above 0, got nan"),
     ],

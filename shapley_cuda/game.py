@@ -185,15 +185,17 @@ class ChannelGame:
         return self._evaluate_in_chunks(masks, sample_index)
 
     @torch.no_grad()
-    def walk_values(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+    def walk_values(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
         """Payoffs along walks: the coalition grows from empty to full, one player at a time.
 
         Args:
             permutations: int32 ``[R, C]``; ``permutations[r, j]`` joins at step j + 1.
             sample_index: int64 ``[R]``, the sample of each walk.
+            needed: bool ``[R, C + 1]``, the steps whose payoffs are wanted; default all. What follows the consumer runs
+                for those alone. Where the consumer is the classifier nothing is saved, and all steps are counted.
 
         Returns:
-            float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one.
+            float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one. 0 where it is not needed.
         """
         if permutations.dim() != 2 or permutations.shape[1] != self.n_players or permutations.is_floating_point():
             raise ValueError(
@@ -204,10 +206,19 @@ class ChannelGame:
         if not _hold_everyone_once(permutations):
             raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
         sample_index = self._check_index(sample_index, permutations.shape[0])
-        self.n_evaluations += permutations.shape[0] * (self.n_players + 1)
-        chunks = zip(permutations.split(self.chunk_walks), sample_index.split(self.chunk_walks), strict=True)
-        values = [self._evaluate_walks(p, s) for p, s in chunks if p.shape[0]]
-        return torch.cat(values) if values else torch.empty(0, self.n_players + 1, device=self.device)
+        shape = (permutations.shape[0], self.n_players + 1)
+        if needed is not None and (needed.dtype != torch.bool or needed.shape != shape):
+            raise ValueError(f"needed must be bool with shape {list(shape)}, got {needed.dtype} {list(needed.shape)}")
+        if needed is None or (self._head is not None and self._walk is not None):
+            self.n_evaluations += shape[0] * shape[1]
+        else:
+            self.n_evaluations += int(needed.sum())
+        values = torch.empty(shape, device=self.device)
+        for first in range(0, shape[0], self.chunk_walks):
+            part = slice(first, first + self.chunk_walks)
+            steps = None if needed is None else needed[part].to(self.device)
+            values[part] = self._evaluate_walks(permutations[part], sample_index[part], steps)
+        return values
 
     @torch.no_grad()
     def all_payoffs(self) -> Tensor:
@@ -264,17 +275,25 @@ class ChannelGame:
         values = [self._evaluate(m, s) for m, s in chunks if m.shape[0]]
         return torch.cat(values) if values else torch.empty(0, device=self.device)
 
-    def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+    def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
         head, steps = self._head, permutations.shape[1] + 1
         if head is not None and self._walk is not None:
-            return self._sign * ops.permutation_eval(
+            values = self._sign * ops.permutation_eval(
                 head.features, permutations, head.weight, head.bias, self.data.targets, sample_index,
                 metric=str(self.metric),
             )  # fmt: skip
-        rows = sample_index.repeat_interleave(steps)
+            return values if needed is None else values.where(needed, 0.0)
+        if needed is not None and not bool(needed.any()):
+            return torch.zeros(needed.shape, device=self.device)
+        chosen = slice(None) if needed is None else needed.flatten()
+        rows = sample_index.repeat_interleave(steps)[chosen]
         if self._walk is None:
-            return self._evaluate_in_chunks(masks_of_walks(permutations).flatten(0, 1), rows).view(-1, steps)
-        return self._payoff(self._walk.outputs(permutations, sample_index), rows).view(-1, steps)
+            payoffs = self._evaluate_in_chunks(masks_of_walks(permutations).flatten(0, 1)[chosen], rows)
+        else:
+            payoffs = self._payoff(self._walk.outputs(permutations, sample_index, chosen), rows)
+        if needed is None:
+            return payoffs.view(-1, steps)
+        return torch.zeros(needed.shape, device=self.device).masked_scatter_(needed, payoffs)
 
     def _payoff(self, outputs: Tensor, sample_index: Tensor) -> Tensor:
         if isinstance(self.metric, str):

@@ -170,11 +170,11 @@ class WalkPath:
         else:
             raise PathError(f"consumer {consumer.name} is a {type(layer).__name__}, not an nn.Linear or nn.Conv2d")
 
-    def outputs(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
-        """Network outputs ``[R * (C + 1), ...]`` at every step of R walks, walk after walk."""
+    def outputs(self, permutations: Tensor, sample_index: Tensor, chosen: Tensor | slice) -> Tensor:
+        """Network outputs ``[rows, ...]`` at the chosen ones of the R * (C + 1) steps of R walks, walk after walk."""
         steps = permutations.shape[1] + 1
         rows = self._kernel.rows(permutations, sample_index)
-        return self._suffix(None, sample_index.repeat_interleave(steps), rows)
+        return self._suffix(None, sample_index.repeat_interleave(steps)[chosen], rows[chosen])
 
 
 class LinearWalk:

@@ -32,8 +32,14 @@ class Sampling(Protocol):
     def nothing(self) -> Statistics:
         """The sums of no work at all."""
 
-    def chunk(self, first: int, count: int) -> Statistics:
-        """What units first .. first + count - 1 add to the sums."""
+    chunks_between_decisions: int
+    """After every so many chunks the sums decide how the next ones are computed. No round goes beyond."""
+
+    def decide(self, sums: Statistics) -> Statistics:
+        """Sums that hold the decision."""
+
+    def chunk(self, first: int, count: int, sums: Statistics) -> Statistics:
+        """What units first .. first + count - 1 add to the sums; of those before, only the latest decision counts."""
 
     def check(self, statistics: Statistics) -> None:
         """Raise if a chunk's sums must not be added."""
@@ -104,17 +110,21 @@ def run_chunks(
 
     def compute(number: int) -> Statistics:
         first = number * state.chunk
-        return sampling.chunk(first, min(state.chunk, sampling.n_units - first))
+        return sampling.chunk(first, min(state.chunk, sampling.n_units - first), outcome.sums)
 
     outcome = look(state.sums, state.next_chunk * state.chunk, state.seconds)
     with Keeper(checkpoint if processes.rank == 0 else None) as keeper:
         while outcome.stopped is None:
             n_left = math.ceil(sampling.n_units / state.chunk) - state.next_chunk
-            numbers = range(state.next_chunk, state.next_chunk + min(n_left, processes.size))
+            until_decision = sampling.chunks_between_decisions - state.next_chunk % sampling.chunks_between_decisions
+            n_chunks = min(n_left, processes.size, until_decision)
+            numbers = range(state.next_chunk, state.next_chunk + n_chunks)
             results, seconds = processes.deal(numbers, compute, state.sums, time.perf_counter() - start)
             for number, statistics in zip(numbers, results, strict=True):
                 sampling.check(statistics)
-                sums = {name: total + statistics[name] for name, total in outcome.sums.items()}
+                sums: Statistics = {name: total + statistics[name] for name, total in outcome.sums.items()}
+                if (number + 1) % sampling.chunks_between_decisions == 0:
+                    sums = sampling.decide(sums)
                 end = (number + 1) * state.chunk
                 if end <= sampling.n_units:
                     state = replace(state, sums=sums, next_chunk=number + 1, seconds=seconds)

@@ -46,6 +46,10 @@ class Permutation(Ranker):
         settle: stop when it is settled which players are kept, if this many are (int), or this share of them (float in
             (0, 1], rounded). See :class:`~shapley_cuda.rankers.stopping.Boundary`.
         confidence: with which it is settled.
+        racing: players whose side is settled are not evaluated any more, and stay settled: their values keep the
+            errors they have, and the tolerance concerns the others. Steps of a walk between two such players are left
+            out, which saves rows where more than a kernel has to run for each: not where the consumer is the
+            classifier. What it saved is among the estimate's options. Values then do not add up.
         max_seconds: stop after this time, of all sessions together.
 
     Raises:
@@ -60,6 +64,7 @@ class Permutation(Ranker):
     shared: bool = False
     settle: float | int | None = None
     confidence: float = 0.95
+    racing: bool = False
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +78,8 @@ class Permutation(Ranker):
                 f"settle must be a share of the players to keep, as a float in (0, 1], or a number of them, as an int "
                 f"of at least 1, got {self.settle!r}"
             )
+        if self.racing and self.settle is None:
+            raise ValueError("racing must come with settle: the players to keep are what is raced for")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1, got {self.confidence}")
         if self.max_seconds is not None and not self.max_seconds > 0:
@@ -84,12 +91,13 @@ class Permutation(Ranker):
     def score_in_chunks(
         self, game: ChannelGame, on_progress: OnProgress | None, checkpoint: Checkpoint | None, processes: Processes
     ) -> Scores:
-        visits = Visits(game, self.seed, self.antithetic, self.shared)
+        boundary = self._boundary(game.n_players)
+        visits = Visits(game, self.seed, self.antithetic, self.shared, boundary if self.racing else None)
         budget = visits.n_rows(visits.n_units) if self.budget is None else int(self.budget)
         visits.n_units = visits.n_within(budget)
         if visits.n_units < 2:
             raise ValueError(f"budget must be at least {visits.n_rows(2)} rows (two visits of samples), got {budget}")
-        rules = StoppingRules(self.tolerance, self._boundary(game.n_players), self.max_seconds or math.inf)
+        rules = StoppingRules(self.tolerance, boundary, self.max_seconds or math.inf)
 
         def tell(outcome: Outcome) -> None:
             if on_progress is not None:
@@ -97,6 +105,8 @@ class Permutation(Ranker):
 
         with_others = checkpoint is not None or processes.size > 1
         about = {"ranker": self.name, "seed": self.seed, "antithetic": self.antithetic, "shared": self.shared}
+        if self.racing:
+            about |= {"settle": self.settle, "confidence": self.confidence}
         state = State(
             about=about | (fingerprint(game) if with_others else {}),
             made_by={"torch": torch.__version__, "device": game.device.type},
@@ -107,6 +117,7 @@ class Permutation(Ranker):
         state = starting_state(state, checkpoint, processes)
         with batched_as(game, state):
             end = run_chunks(visits, rules, state, checkpoint, processes, tell)
+        n_rows = int(end.sums["rows"])
         taken = {
             "budget": budget,
             "n_samples": game.n_samples,
@@ -114,13 +125,15 @@ class Permutation(Ranker):
             "chunk_visits": state.chunk,
             "memory_budget": state.memory_budget,
         }
+        if self.racing:
+            taken["rows_saved"] = visits.n_rows(end.n_units) - n_rows
         return Scores(
             end.found.values,
             end.found.standard_error,
             str(end.stopped),
             taken,
             population_standard_error=end.found.population_standard_error,
-            n_evaluations=visits.n_rows(end.n_units),
+            n_evaluations=n_rows,
             seconds=end.seconds,
         )
 
@@ -134,7 +147,7 @@ class Permutation(Ranker):
         return Boundary(self.settle, self.confidence)
 
     def _progress(self, outcome: Outcome, rules: StoppingRules, visits: Visits) -> RankingProgress:
-        rows = visits.n_rows(outcome.n_units)
+        rows = int(outcome.sums["rows"])
         progress = RankingProgress(
             n_evaluations=rows,
             budget=visits.n_rows(visits.n_units),

@@ -47,6 +47,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    _made_here: bool = False
 
     @classmethod
     def join(cls, timeout_seconds: float = 600.0) -> Processes:
@@ -63,7 +64,8 @@ class Processes:
         Raises:
             RuntimeError: there is no process group, and no torchrun that started this process.
         """
-        if not dist.is_initialized():
+        made_here = not dist.is_initialized()
+        if made_here:
             if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
                 raise RuntimeError("Processes.join must be called under torchrun, or after init_process_group")
             if torch.cuda.is_available():
@@ -72,14 +74,14 @@ class Processes:
             dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
         on_gpu = dist.get_backend() == "nccl"
         device = f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu"
-        return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(dist.get_rank(), dist.get_world_size(), device, made_here)
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         # After a failure the others may be gone; leaving the group in order could wait for them.
-        if kind is None and self.size > 1:
+        if kind is None and self._made_here:
             dist.destroy_process_group()
 
     def deal(

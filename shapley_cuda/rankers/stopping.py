@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-__all__ = ["Boundary", "Found", "StoppingRules"]
+__all__ = ["FEWEST_DRAWS", "Boundary", "Found", "StoppingRules"]
 
 FEWEST_DRAWS = 64
 """Standard errors from fewer independent draws are not trusted to stop on."""
@@ -24,16 +24,18 @@ class Found:
         standard_error: ``[C]``, for the samples at hand; infinite while there is too little to tell.
         population_standard_error: ``[C]``, with the choice of the samples, or None.
         n_draws: how many independent draws the errors come from.
+        active: bool ``[C]``, False for players that are settled and not evaluated any more.
     """
 
     values: Tensor
     standard_error: Tensor
     population_standard_error: Tensor | None
     n_draws: int
+    active: Tensor
 
     def relative_error(self) -> float:
-        """Largest standard error over the range of the values, as in SAGE (Covert et al., 2020)."""
-        error = float(self.standard_error.max())
+        """Largest standard error of an active player over the range of the values, as in SAGE (Covert et al., 2020)."""
+        error = float(self.standard_error[self.active].max()) if bool(self.active.any()) else 0.0
         if error == 0:
             return 0.0
         spread = float(self.values.max() - self.values.min())
@@ -60,7 +62,8 @@ class Boundary:
     def effort(self, found: Found) -> Tensor:
         """How many times as many draws each player's side is expected to need, ``[C]``; at most 1 where it is settled.
 
-        A player whose value is known exactly to lie on the boundary is settled: either side is right.
+        A player whose value is known exactly to lie on the boundary is settled: either side is right. One that is not
+        evaluated any more stays settled.
         """
         n_players = len(found.values)
         if not 0 < self.n_kept < n_players:
@@ -69,7 +72,7 @@ class Boundary:
         z = NormalDist().inv_cdf(1 - (1 - self.confidence) / (2 * n_players))
         reach = z * found.standard_error
         distance = (found.values - (last_kept + first_removed) / 2).abs()
-        return torch.where(reach <= distance, 1.0, reach / distance).square()
+        return torch.where((reach <= distance) | ~found.active, 1.0, reach / distance).square()
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,9 @@ class StoppingRules:
     max_seconds: float = math.inf
 
     def reason(self, found: Found) -> str | None:
-        """Say which rule holds, if one does: ``"tolerance"`` or ``"settled"``."""
+        """Say which rule holds, if one does: ``"settled"`` or ``"tolerance"``."""
         if found.n_draws < FEWEST_DRAWS:
             return None
-        if found.relative_error() < self.tolerance:
-            return "tolerance"
         if self.boundary is not None and bool((self.boundary.effort(found) <= 1).all()):
             return "settled"
-        return None
+        return "tolerance" if found.relative_error() < self.tolerance else None

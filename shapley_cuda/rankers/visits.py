@@ -1,22 +1,4 @@
-"""Visits of samples by walks: what they add to the sums of an estimate, and what the sums say about its error.
-
-A visit is one block of walks on one sample: an antithetic pair, or one walk. Passes follow each other, each visiting
-every sample once in a random order. Two things make visits differ: the samples, whose own Shapley values differ
-(variance b between them), and the orders that the walks happened to take (variance w within a sample). After k visits,
-m of them in a pass that has begun, the mean has the variance
-
-    w / k + (m / k)^2 (1 - m / N) b / m    for the N samples at hand, of which whole passes leave out none;
-    the same + b / N                       for the population that the samples were drawn from.
-
-To tell w from b without a state for each sample, the first 16 visits and then every 16th take a second block, after
-which the visit counts as the mean of both: half the square of their difference is w on average. The marginals of many
-players are heavy-tailed, a few samples carrying most of the variance, and those are missed by so few repeats. So they
-tell only which share of the variance w is, and all visits how large the variance is; and the share is drawn towards the
-mean share of all players, by as much as 8 further repeats would.
-
-Where one order serves the whole data set, or there is one sample, a visit is a draw of an order and nothing else: no
-repeats are needed, and what another choice of samples would do cannot be told.
-"""
+"""Visits of samples by walks, by number, and what they add to the sums of an estimate."""
 
 from __future__ import annotations
 
@@ -31,15 +13,18 @@ from ..game import ChannelGame
 from ..samplers import WalkSampler
 from .base import NonFinitePayoff
 from .processes import Statistics
-from .stopping import Found
+from .stopping import FEWEST_DRAWS, Boundary, Found
+from .variance import values_and_errors
 
 __all__ = ["Visits"]
 
 _DEFAULT_WALKS = 64  # per sample, that an estimate may take when no budget is given
 _REPEAT_EVERY = 16
-_PRIOR_REPEATS = 8
 _REPEAT_KEY = 0x5265_7065_6174  # added to the seed for the walks of second blocks
-_PER_PLAYER = ("total", "squares", "repeat_total", "repeat_squares", "repeat_differences")
+_PER_PLAYER = (
+    "total", "squares", "repeat_total", "repeat_squares", "repeat_differences", "visits", "repeats", "settled",
+)  # fmt: skip
+_NEVER = 1 << 62
 
 
 class Visits:
@@ -48,9 +33,12 @@ class Visits:
     Attributes:
         n_units: how many visits to take at most.
         chunk_units: how many at once, as many as fit the game's memory budget.
+        chunks_between_decisions: about which players are not evaluated any more, with a race.
     """
 
-    def __init__(self, game: ChannelGame, seed: int, antithetic: bool, shared: bool):
+    def __init__(self, game: ChannelGame, seed: int, antithetic: bool, shared: bool, race: Boundary | None):
+        self._race = race
+        self.chunks_between_decisions = _NEVER if race is None else 8
         self._game, self._seed, self._antithetic, self._shared = game, seed, antithetic, shared
         self._n_samples = 1 if shared else game.n_samples  # that a visit can be of
         self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic)
@@ -76,18 +64,19 @@ class Visits:
 
     def nothing(self) -> Statistics:
         """The sums of no visit at all."""
-        players = {name: torch.zeros(self._game.n_players, dtype=torch.float64) for name in _PER_PLAYER}
-        return players | {name: torch.zeros(1, dtype=torch.float64) for name in ("visits", "repeats", "bad_walks")}
+        shapes = dict.fromkeys(_PER_PLAYER, self._game.n_players) | {"bad_walks": 1, "rows": 1}
+        return {name: torch.zeros(size, dtype=torch.float64) for name, size in shapes.items()}
 
-    def chunk(self, first: int, count: int) -> Statistics:
-        """What visits first .. first + count - 1 add to the sums.
+    def chunk(self, first: int, count: int, sums: Statistics) -> Statistics:
+        """What visits first .. first + count - 1 add to the sums of :func:`values_and_errors`.
 
-        ``total`` and ``squares`` are of the visits' mean marginals; ``repeat_total`` and ``repeat_squares`` the same
-        for visits of two blocks, and ``repeat_differences`` half the squares of their blocks' differences.
+        With a race, settled players add nothing: neither to their sums nor to their numbers of visits. Steps of a walk
+        between two of them are not evaluated.
         """
-        block = self._sampler.block
+        block, rows_before = self._sampler.block, self._game.n_evaluations
         walks, samples, n_repeats = self._draw(first, count)
-        payoffs = self._payoffs(walks, samples)
+        active = sums["settled"] == 0
+        payoffs = self._payoffs(walks, samples, None if self._race is None else active.to(walks.device)[walks.long()])
         twice = 2 * block * n_repeats
         once_total, once_squares = ops.marginals(payoffs[twice:], walks[twice:], block=block)
         both_total, block_squares = ops.marginals(payoffs[:twice], walks[:twice], block=block)
@@ -96,10 +85,12 @@ class Visits:
         total, squares = once_total / block + repeat_total, once_squares + both_squares
         # Of the blocks x, y of a visit: (x - y)^2 / 2 = x^2 + y^2 - 2 ((x + y) / 2)^2.
         differences = (block_squares - 2 * both_squares).clamp_min(0)
-        sums = torch.stack([total, squares, repeat_total, both_squares, differences]).cpu()
-        counts = {"visits": count, "repeats": n_repeats, "bad_walks": int((~payoffs.isfinite()).any(1).sum())}
-        return dict(zip(_PER_PLAYER, sums, strict=True)) | {
-            name: torch.tensor([count], dtype=torch.float64) for name, count in counts.items()
+        found = torch.stack([total, squares, repeat_total, both_squares, differences]).cpu()
+        numbers = torch.tensor([[count], [n_repeats], [0]]).expand(3, len(active))
+        n_bad = int((~payoffs.isfinite()).any(1).sum())
+        return dict(zip(_PER_PLAYER, torch.cat([found, numbers]) * active, strict=True)) | {
+            "bad_walks": torch.tensor([n_bad], dtype=torch.float64),
+            "rows": torch.tensor([self._game.n_evaluations - rows_before], dtype=torch.float64),
         }
 
     def check(self, statistics: Statistics) -> None:
@@ -110,7 +101,7 @@ class Visits:
         """
         n_bad = int(statistics["bad_walks"])
         if n_bad:
-            n_walks = int(statistics["visits"] + statistics["repeats"]) * self._sampler.block
+            n_walks = int((statistics["visits"] + statistics["repeats"]).max()) * self._sampler.block
             raise NonFinitePayoff(
                 f"{n_bad} of the last {n_walks} walks met a payoff that is NaN or infinite; "
                 "look for non-finite inputs, weights or outputs of the network"
@@ -118,34 +109,14 @@ class Visits:
 
     def found(self, sums: Statistics) -> Found:
         """Means over visits, and their standard errors."""
-        k, n = int(sums["visits"]), self._n_samples
-        if k < 2:
-            unknown = torch.full_like(sums["total"], math.inf)
-            return Found(sums["total"] / max(1, k), unknown, None if n == 1 else unknown, k)
-        values = sums["total"] / k
-        spread = _variance(sums["squares"], sums["total"], k)
-        if n == 1:
-            return Found(values, (spread / k).sqrt(), None, k)
-        r, m = int(sums["repeats"]), k % n
-        # A repeated visit has half of w, so spread = b + w (1 - r / 2k) where b is what samples contribute to it.
-        share = self._share_of_walks(sums, spread, r)
-        within = share * spread / (1 - share * r / (2 * k))
-        noise = within * (1 - r / (2 * k))
-        # The expected sum of squares about the mean is (k - 1) noise + freedom * between.
-        freedom = k * (n - 1) / n - m / k * (1 - m / n)
-        between = (k - 1) / freedom * (spread - noise).clamp_min(0)
-        variance = noise / k + m * (1 - m / n) / k**2 * between
-        return Found(values, variance.sqrt(), (variance + between / n).sqrt(), k)
+        return values_and_errors(sums, self._n_samples)
 
-    def _share_of_walks(self, sums: Statistics, spread: Tensor, r: int) -> Tensor:
-        """Which share of the variance of single blocks is w, ``[C]``."""
-        within = sums["repeat_differences"] / r
-        whole = _variance(sums["repeat_squares"], sums["repeat_total"], r) + within / 2
-        seen = whole > 0
-        mean_share = (within[seen] / whole[seen]).mean().clamp(max=1) if bool(seen.any()) else torch.tensor(1.0)
-        prior = _PRIOR_REPEATS * spread
-        share = (r * within + mean_share * prior) / (r * whole + prior)
-        return share.nan_to_num(1.0).clamp(max=1)
+    def decide(self, sums: Statistics) -> Statistics:
+        """Mark the players whose side of the boundary is settled: what follows does not evaluate them."""
+        found = self.found(sums)
+        if self._race is None or found.n_draws < FEWEST_DRAWS:
+            return sums
+        return {**sums, "settled": (self._race.effort(found) <= 1).double()}
 
     def _n_repeats(self, n_visits: int) -> int:
         """How many of the first so many visits take a second block."""
@@ -171,16 +142,18 @@ class Visits:
         walks = torch.cat([both.flatten(0, 1), permutations[~twice].flatten(0, 1)])
         return walks, torch.cat([samples[twice].repeat(1, 2).flatten(), samples[~twice].flatten()]), n_repeats
 
-    def _payoffs(self, walks: Tensor, samples: Tensor) -> Tensor:
-        """Payoffs at every step, ``[walks, C + 1]``; of shared walks, the mean over all samples."""
+    def _payoffs(self, walks: Tensor, samples: Tensor, active: Tensor | None) -> Tensor:
+        """Payoffs before and after active players join, ``[walks, C + 1]``; of shared walks, means over samples."""
         game = self._game
+        needed = None
+        if active is not None:
+            needed = torch.nn.functional.pad(active, (1, 0)) | torch.nn.functional.pad(active, (0, 1))
         if not self._shared:
-            return game.walk_values(walks, samples)
+            return game.walk_values(walks, samples, needed)
         everyone = torch.arange(game.n_samples, device=game.device)
-        means = [game.walk_values(walk.expand(game.n_samples, -1), everyone).double().mean(0) for walk in walks]
+        means = []
+        for i in range(len(walks)):
+            of_all = None if needed is None else needed[i].expand(game.n_samples, -1)
+            payoffs = game.walk_values(walks[i].expand(game.n_samples, -1), everyone, of_all)
+            means.append(payoffs.double().mean(0))
         return torch.stack(means)
-
-
-def _variance(squares: Tensor, total: Tensor, count: int) -> Tensor:
-    """Sample variance from sums."""
-    return (squares - total.square() / count).clamp_min(0) / (count - 1)
