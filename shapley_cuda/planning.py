@@ -68,8 +68,9 @@ def plan_pruning(
             ``latency``, of MACs, since times of such small differences are mostly noise; for ``keep``, all cost the
             same.
         normalise: what makes values of different groups comparable, for ``"global"``. ``"none"``: they are, as Shapley
-            values are: all in units of one payoff, summing to what the group is worth. (The shipped LeNet-5 cut to
-            15 % of its parameters classifies 85 % rightly this way, 77 % with "mean", 71 % with "uniform".)
+            values are: all in units of one payoff, summing to what the group is worth. (Within 15 % of its parameters
+            the shipped LeNet-5 classifies 77 % of the test images rightly this way, 71 % with ``"mean"`` and 73 % with
+            ``"uniform"``; within 15 % of its MACs 58, 52 and 65 %.)
             ``"mean"``: values are divided by the mean of their group's absolute values, as other scores need: weights
             of different layers differ in scale whatever they are good for.
         multiple_of: kept numbers are rounded up to a multiple of this, such as 8 or 16 for tensor cores; a group that
