@@ -17,7 +17,7 @@ def row_metric(outputs: Tensor, targets: Tensor, metric: str) -> Tensor:
         return (z - targets.double()).square().mean(1)
     chosen = z.gather(1, targets[:, None])[:, 0]
     if metric == "cross_entropy":
-        return torch.logsumexp(z, 1) - chosen
+        return functional.cross_entropy(z, targets, reduction="none")
     place = torch.arange(z.shape[1], device=z.device)
     beaten = torch.where(place < targets[:, None], z >= chosen[:, None], z > chosen[:, None]).any(1)
     return torch.where(z.isnan().any(1), torch.nan, (~beaten).double())
@@ -48,7 +48,7 @@ def apply_masks(x: Tensor, masks: Tensor, sample_index: Tensor | None) -> Tensor
 def marginals(values: Tensor, permutations: Tensor, block: int) -> tuple[Tensor, Tensor]:
     steps = values.double().diff(dim=1).cpu()
     by_player = torch.zeros_like(steps).scatter_(1, permutations.long().cpu(), steps)
-    means = by_player.reshape(-1, block, by_player.shape[1]).mean(1)
+    means = by_player.unflatten(0, (-1, block)).mean(1)
     return by_player.sum(0), means.square().sum(0)
 
 
@@ -82,8 +82,8 @@ def contributions(features: Tensor, weight: Tensor) -> Tensor:
     x, w = features.double(), weight.double()
     if x.dim() == 3 and w.shape[1] == x.shape[1]:
         x = x.mean(2)
-    x = x.reshape(x.shape[0], x.shape[1], -1)
-    return torch.einsum("ncs,kcs->nck", x, w.reshape(w.shape[0], x.shape[1], -1))
+    x = x[:, :, None] if x.dim() == 2 else x
+    return torch.einsum("ncs,kcs->nck", x, w.reshape(w.shape[0], *x.shape[1:]))
 
 
 def masked_outputs(added: Tensor, masks: Tensor, bias: Tensor | None) -> Tensor:
@@ -103,6 +103,8 @@ def masked_eval(
     baseline: Tensor | None = None,
     metric: str = "cross_entropy",
 ) -> Tensor:
+    if len(masks) == 0:
+        return torch.empty(0, dtype=torch.float64, device=masks.device)
     added = contributions(features, weight)
     values = torch.stack(
         [

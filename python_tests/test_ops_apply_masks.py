@@ -35,6 +35,15 @@ def test_apply_masks_channels_last_keeps_format_and_values(
     assert torch.equal(actual, apply_masks(x, masks))
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 1, 3), (2, 3, 1, 1), (1, 1, 4, 5), (3, 1, 1, 2)])
+def test_apply_masks_axes_of_one_leave_the_format_to_the_others(shape: tuple[int, ...], device: str) -> None:
+    gaps = torch.zeros(*shape, 2, device=device)[..., 0]
+    masks = torch.ones(2, shape[1], dtype=torch.bool, device=device)
+    for x in (gaps, gaps.contiguous(), gaps.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)):
+        fake = torch.empty_strided(x.shape, x.stride(), device="meta")
+        assert apply_masks(x, masks).stride() == apply_masks(fake, masks.to("meta")).stride()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -0.0])
 def test_apply_masks_removed_values_leave_no_trace(value: float, dtype: torch.dtype, device: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from conftest import CUDA
-from op_samples import SAMPLES, arguments, map_tensors, op_of, results, tensors
+from op_samples import SAMPLES, Arguments, arguments, map_tensors, op_of, results, tensors
 from tolerances import assert_close
 from torch import Tensor
 
@@ -114,3 +114,37 @@ def test_ops_examples_print_what_they_say() -> None:
     outcome = doctest.testmod(ops)
     assert outcome.attempted >= len(ops.__all__)
     assert outcome.failed == 0
+
+
+with_tensors = pytest.mark.parametrize("name", [name for name in SAMPLES if op_of(name) != "sample_permutations"])
+
+
+def with_argument(call: Arguments, place: int, value: Tensor | None) -> Arguments:
+    """The same call with another positional argument."""
+    args, kwargs = call
+    return (*args[:place], value, *args[place + 1 :]), kwargs
+
+
+@with_tensors
+def test_op_missing_tensor_is_refused_by_name(name: str) -> None:
+    schema = getattr(torch.ops.shapley, op_of(name)).default._schema
+    for place, argument in enumerate(schema.arguments):
+        if str(argument.type) == "Tensor":
+            text = f"^shapley::{op_of(name)}: {argument.name} must be a tensor, got None$"
+            with pytest.raises(RuntimeError, match=text):
+                results(name, with_argument(arguments(name), place, None))
+
+
+@with_tensors
+def test_op_tensors_on_several_devices_are_refused(name: str) -> None:
+    call = arguments(name)
+    for place, tensor in enumerate(call[0]):
+        if isinstance(tensor, Tensor):
+            text = rf"^shapley::{op_of(name)}: tensors must be on one device, got cpu and meta$"
+            with pytest.raises(RuntimeError, match=text):
+                results(name, with_argument(call, place, tensor.to("meta")))
+
+
+def test_op_result_larger_than_memory_is_an_error_that_names_the_op() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapley::sample_permutations: "):
+        ops.sample_permutations(0, 0, 1 << 40, 1 << 20)

@@ -60,6 +60,17 @@ def test_permutation_linear_activations_hold_for_numbers_of_any_size(activation:
     assert_close("permutation_linear", actual, wanted)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_permutation_linear_extreme_outputs_are_activated_as_torch_does(activation: str, device: str) -> None:
+    extreme = torch.tensor([[-float("inf"), float("inf"), -1e30, 1e30, -200.0, -88.5, -87.0, 200.0]], device=device)
+    alone = torch.zeros(1, 1, device=device), torch.zeros(1, 1, dtype=torch.int32, device=device)
+    call = (*alone, torch.zeros(8, 1, device=device), None, torch.zeros(1, dtype=torch.int64, device=device))
+    options: dict[str, Any] = {"residual": extreme, "activation": activation}
+    assert_close(
+        "permutation_linear", permutation_linear(*call, **options), reference.permutation_linear(*call, **options)
+    )
+
+
 def test_permutation_linear_exact_numbers_are_exact(device: str, generator: torch.Generator) -> None:
     head = make_head(5, 129, 33, "flat 4", "accuracy", device, generator)
     walks, samples = head.walks(9), head.samples(9)

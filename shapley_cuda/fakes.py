@@ -16,10 +16,23 @@ def _register_fake(op: str) -> Callable[[Callable[..., object]], None]:
     """Register the decorated function as an op's fake kernel, and that the op's outputs carry no gradient."""
 
     def register(fake: Callable[..., object]) -> None:
+        def checked(*args: object, **kwargs: object) -> object:
+            _check_one_device(op, args, kwargs)
+            return fake(*args, **kwargs)
+
         _library.impl(op, torch.library.fallthrough_kernel, "Autograd")
-        torch.library.register_fake(f"shapley::{op}", fake, lib=_library)
+        torch.library.register_fake(f"shapley::{op}", checked, lib=_library)
 
     return register
+
+
+def _check_one_device(op: str, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    """A single meta tensor brings a call here; a CPU result of it would hold no numbers."""
+    devices = {value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)}
+    if len(devices) > 1:
+        raise RuntimeError(
+            f"shapley::{op}: tensors must be on one device, got {' and '.join(sorted(map(str, devices)))}"
+        )
 
 
 @_register_fake("apply_masks")

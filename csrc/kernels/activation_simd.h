@@ -69,7 +69,7 @@ static inline VecF activate(VecF x, Activation activation, float slope) {
     case Activation::kRelu: return relu(x);
     case Activation::kRelu6: return relu6(x);
     case Activation::kLeakyRelu: return x > splat(0.0f) ? x : x * slope;
-    case Activation::kSilu: return greater(splat(-88.0f), x) * sigmoid(x);  // below, sigmoid does not go to 0
+    case Activation::kSilu: return x * (x < splat(-88.0f) ? splat(0.0f) : sigmoid(x));  // which does not go to 0
     case Activation::kHardswish: return x * relu6(x + 3.0f) / 6.0f;
     case Activation::kGelu: return gelu(x);
     case Activation::kSigmoid: return sigmoid(x);

@@ -12,10 +12,12 @@ using torch::headeronly::MemoryFormat;
 
 bool is_channels_last(const Tensor& x) {
   if (x.dim() != 4 || x.is_contiguous()) return false;
-  const int64_t channels = x.size(1);
-  const int64_t width = x.size(3);
-  return x.stride(1) == 1 && x.stride(3) == channels && x.stride(2) == width * channels &&
-         x.stride(0) == x.size(2) * width * channels;
+  int64_t expected = 1;
+  for (const int axis : {1, 3, 2, 0}) {
+    if (x.size(axis) != 1 && x.stride(axis) != expected) return false;  // as torch has it
+    expected *= x.size(axis);
+  }
+  return true;
 }
 
 // The quiet NaN of a dtype, repeated to fill 8 bytes.
@@ -29,7 +31,7 @@ uint64_t nan_bits(ScalarType dtype) {
 }
 
 Tensor apply_masks(const Tensor& x, const Tensor& masks, const OptionalTensor& sample_index) {
-  const Check check("apply_masks", x);
+  const Check check("apply_masks", "x", x);
   const ScalarType dtype = x.scalar_type();
   const bool known = dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
                      dtype == ScalarType::Half;

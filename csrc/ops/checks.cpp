@@ -3,7 +3,6 @@
 #include <atomic>
 #include <iterator>
 #include <limits>
-#include <stdexcept>
 #include <vector>
 
 #include "ops/launch.h"
@@ -59,6 +58,12 @@ std::string text(const Device& device) {
   return "cuda" + (device.has_index() ? ":" + std::to_string(device.index()) : "");
 }
 
+// None passes for a tensor in a call from Python; here it is one that is not defined.
+Device device_of(const char* op, const char* argument, const Tensor& tensor) {
+  if (!tensor.defined()) fail(op, std::string(argument) + " must be a tensor, got None");
+  return tensor.device();
+}
+
 // The smallest row for which `bad` holds, or -1: the same whatever the number of threads.
 template <class Bad>
 int64_t first_bad(int64_t rows, int64_t row_cost, const Bad& bad) {
@@ -103,16 +108,14 @@ Check::Check(const char* op, const Device& device) : op_(op), device_(device) {
   if (device.is_cuda()) require_cuda(op);
 }
 
-void Check::fail(const std::string& message) const {
-  throw std::runtime_error("shapley::" + std::string(op_) + ": " + message);
-}
+Check::Check(const char* op, const char* argument, const Tensor& like) : Check(op, device_of(op, argument, like)) {}
 
 void Check::require(bool ok, const char* argument, const std::string& expected, const std::string& got) const {
-  if (!ok) fail(std::string(argument) + " must be " + expected + ", got " + got);
+  if (!ok) fail(op_, std::string(argument) + " must be " + expected + ", got " + got);
 }
 
 void Check::device(const char* argument, const Tensor& tensor) const {
-  const Device device = tensor.device();
+  const Device device = device_of(op_, argument, tensor);
   if (device.is_cpu() && device_.is_cpu()) return;  // with or without index 0
   if (device != device_) require(false, argument, "on " + text(device_), text(device));
 }

@@ -38,14 +38,14 @@ class Check {
  public:
   // Every tensor argument has to be on this device: the CPU, or CUDA where that was built.
   Check(const char* op, const Device& device);
-  Check(const char* op, const Tensor& like) : Check(op, like.device()) {}
+  Check(const char* op, const char* argument, const Tensor& like);
 
   void require(bool ok, const char* argument, const std::string& expected, const std::string& got) const;
 
-  // Device, dtype and shape of one argument; an absent optional passes.
+  // Presence, device, dtype and shape of one argument; an absent optional passes.
   void tensor(const char* argument, const Tensor& tensor, Kind kind, std::initializer_list<Dim> shape) const;
   void tensor(const char* argument, const OptionalTensor& tensor, Kind kind, std::initializer_list<Dim> shape) const;
-  void device(const char* argument, const Tensor& tensor) const;
+  void device(const char* argument, const Tensor& tensor) const;  // presence and device alone
 
   Metric metric(const std::string& name) const;
   Activation activation(const std::string& name) const;
@@ -61,8 +61,6 @@ class Check {
   void permutations(const char* argument, const Tensor& permutations) const;
 
  private:
-  [[noreturn]] void fail(const std::string& message) const;
-
   const char* op_;
   Device device_;
 };

@@ -16,7 +16,7 @@ void check_cost(const Check& check, const Tensor& features) {
 
 Tensor exhaustive_eval(const Tensor& features, const Tensor& weight, const OptionalTensor& bias, const Tensor& targets,
                        std::string metric) {
-  const Check check("exhaustive_eval", features);
+  const Check check("exhaustive_eval", "features", features);
   check_cost(check, features);
   Head head = make_head(check, features, weight, bias, WeightLayout::kOutputsFirst);
   set_targets(check, targets, metric, head);

@@ -9,14 +9,24 @@
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
 #endif
 
-namespace shapley {
-namespace {
+// In torch from 2.13 on; weak, so that this module also loads where it is not.
+extern "C" __attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 
-[[noreturn]] void fail(const char* op, const std::string& message) {
+namespace shapley {
+
+void fail(const char* op, const std::string& message) {
   throw std::runtime_error(std::string("shapley::") + op + ": " + message);
 }
 
-}  // namespace
+void fail_again(const char* op, const std::exception& error) {
+  std::string message = error.what();
+  if (message.rfind("shapley::", 0) == 0) throw;
+  const bool by_torch = message.find("API call failed") != std::string::npos;  // which says no more than where
+  if (by_torch && torch_exception_get_what_without_backtrace != nullptr) {
+    message = torch_exception_get_what_without_backtrace();
+  }
+  fail(op, message);
+}
 
 #ifdef SHAPLEY_WITH_CUDA
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <exception>
 #include <string>
 #include <type_traits>
 
@@ -23,6 +24,12 @@ void parallel(int64_t tasks, int64_t task_cost, const Body& body) {
   if (tasks > 0)
     torch::stable::parallel_for(0, tasks, std::max<int64_t>(1, kPartCost / std::max<int64_t>(1, task_cost)), body);
 }
+
+// Throws "shapley::<op>: <message>".
+[[noreturn]] void fail(const char* op, const std::string& message);
+
+// Called while an error is handled: throws it again, and names the op where it does not, as errors of torch do not.
+[[noreturn]] void fail_again(const char* op, const std::exception& error);
 
 // Throws, with what to do about it, where op cannot run on CUDA: this build or torch is without, or there is no GPU.
 void require_cuda(const char* op);
@@ -69,7 +76,25 @@ void run(const Kernel<Params>& kernel, const Tensor& like, const Params& params,
   parallel(tasks, task_cost, [&](int64_t begin, int64_t end) { kernel.cpu(params, begin, end); });
 }
 
+// A function as it is registered: every error names the op.
+template <const char* op, auto function>
+struct Named;
+
+template <const char* op, class Result, class... Args, Result (*function)(Args...)>
+struct Named<op, function> {
+  static Result call(Args... args) {
+    try {
+      return function(args...);
+    } catch (const std::exception& error) {
+      fail_again(op, error);
+    }
+  }
+};
+
 }  // namespace shapley
+
+#define SHAPLEY_BOX(op) TORCH_BOX((&Named<op##_name, &op>::call))
+#define SHAPLEY_NAME(op) static constexpr char op##_name[] = #op;
 
 #ifdef SHAPLEY_WITH_CUDA
 #define SHAPLEY_KERNEL(op) kernel_of(#op, &op##_cpu, &launch_##op)
@@ -80,9 +105,10 @@ void run(const Kernel<Params>& kernel, const Tensor& like, const Params& params,
 // Registers op's one implementation for both devices: it validates and allocates alike and branches in run().
 // Without CUDA kernels it is registered all the same, so that CUDA tensors get an error that says what to do.
 #define SHAPLEY_REGISTER(op)                          \
+  SHAPLEY_NAME(op)                                    \
   STABLE_TORCH_LIBRARY_IMPL(shapley, CPU, library) {  \
-    library.impl(#op, TORCH_BOX(&op));                \
+    library.impl(#op, SHAPLEY_BOX(op));               \
   }                                                   \
   STABLE_TORCH_LIBRARY_IMPL(shapley, CUDA, library) { \
-    library.impl(#op, TORCH_BOX(&op));                \
+    library.impl(#op, SHAPLEY_BOX(op));               \
   }

@@ -8,7 +8,7 @@ namespace {
 
 Tensor loss_difference(const Tensor& outputs, const Tensor& targets, const OptionalTensor& sample_index,
                        const OptionalTensor& baseline, std::string metric_name) {
-  const Check check("loss_difference", outputs);
+  const Check check("loss_difference", "outputs", outputs);
   const Metric metric = check.metric(metric_name);
   check.tensor("outputs", outputs, Kind::kFloat, {{"R"}, {"K"}});
   const int64_t n_rows = outputs.size(0);

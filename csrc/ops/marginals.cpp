@@ -9,7 +9,7 @@ namespace shapley {
 namespace {
 
 std::tuple<Tensor, Tensor> marginals(const Tensor& values, const Tensor& permutations, int64_t block) {
-  const Check check("marginals", values);
+  const Check check("marginals", "values", values);
   check.tensor("values", values, Kind::kFloat32Or64, {{"R"}, {"C + 1"}});
   const int64_t n_walks = values.size(0);
   const int64_t n_players = values.size(1) - 1;
@@ -21,6 +21,7 @@ std::tuple<Tensor, Tensor> marginals(const Tensor& values, const Tensor& permuta
   const Tensor players = torch::stable::contiguous(permutations);
   check.permutations("permutations", players);
 
+  block = std::min(block, std::max<int64_t>(1, n_walks));  // any number divides no walks
   const int64_t walks_per_tile = std::max(block, kWalksPerTile / block * block);
   const int64_t n_tiles = (n_walks + walks_per_tile - 1) / walks_per_tile;
   const Tensor partials = torch::stable::new_empty(values, {n_tiles, 3, n_players}, ScalarType::Double);

@@ -43,7 +43,7 @@ void run_blocks_of_samples(const Kernel<MaskedEvalParams>& kernel, const Tensor&
 Tensor masked_eval(const Tensor& features, const Tensor& masks, const Tensor& weight, const OptionalTensor& bias,
                    const Tensor& targets, const OptionalTensor& sample_index, const OptionalTensor& baseline,
                    std::string metric) {
-  const Check check("masked_eval", features);
+  const Check check("masked_eval", "features", features);
   Head head = make_head(check, features, weight, bias, WeightLayout::kOutputsFirst);
   set_targets(check, targets, metric, head);
   const HeadParams& p = head.params;

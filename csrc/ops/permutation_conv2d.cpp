@@ -115,7 +115,7 @@ Tensor permutation_conv2d(const Tensor& x, const Tensor& weight, const OptionalT
                           const Tensor& sample_index, Pair stride, Pair padding, Pair dilation,
                           const OptionalTensor& residual, std::string activation, double negative_slope, int64_t pool,
                           bool channels_last) {
-  const Check check("permutation_conv2d", x);
+  const Check check("permutation_conv2d", "x", x);
   PermutationConv2dParams p = check_sizes(check, x, weight, stride, padding, dilation, pool);
   check.tensor("bias", bias, Kind::kFloat, {{"K", p.n_outputs}});
   check_residual(check, residual, p);

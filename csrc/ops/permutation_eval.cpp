@@ -8,7 +8,7 @@ namespace {
 Tensor permutation_eval(const Tensor& features, const Tensor& permutations, const Tensor& weight,
                         const OptionalTensor& bias, const Tensor& targets, const Tensor& sample_index,
                         std::string metric) {
-  const Check check("permutation_eval", features);
+  const Check check("permutation_eval", "features", features);
   Head head = make_head(check, features, weight, bias, WeightLayout::kColumnsFirst);
   set_targets(check, targets, metric, head);
   const HeadParams& p = head.params;

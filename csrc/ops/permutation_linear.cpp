@@ -8,7 +8,7 @@ namespace {
 Tensor permutation_linear(const Tensor& features, const Tensor& permutations, const Tensor& weight,
                           const OptionalTensor& bias, const Tensor& sample_index, const OptionalTensor& residual,
                           std::string activation, double negative_slope) {
-  const Check check("permutation_linear", features);
+  const Check check("permutation_linear", "features", features);
   const Head head = make_head(check, features, weight, bias, WeightLayout::kColumnsFirst);
   const HeadParams& p = head.params;
   check.tensor("residual", residual, Kind::kFloat, {{"N", p.n_samples}, {"K", p.n_outputs}});

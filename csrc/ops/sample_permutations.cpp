@@ -32,9 +32,11 @@ Tensor sample_permutations(int64_t seed, int64_t first, int64_t count, int64_t n
 
 }  // namespace
 
+SHAPLEY_NAME(sample_permutations)
+
 // No tensor argument says where to run, so that this is no CPU or CUDA implementation but one for all.
 STABLE_TORCH_LIBRARY_IMPL(shapley, CompositeExplicitAutograd, library) {
-  library.impl("sample_permutations", TORCH_BOX(&sample_permutations));
+  library.impl("sample_permutations", SHAPLEY_BOX(sample_permutations));
 }
 
 }  // namespace shapley
