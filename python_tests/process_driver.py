@@ -165,6 +165,7 @@ def fail(folder: Path) -> None:
             "raises": {},
             "nan": {},
             "seeds": {"seed": 3 + rank},
+            "tolerances": {"tolerance": 0.1 * rank},
             "checkpoint": {"checkpoint": folder / "broken"},
             "models": {},
         }

@@ -21,6 +21,8 @@ from torch import Tensor
 import shapley_cuda as sc
 from shapley_cuda.rankers.state import State
 
+OF_GAME = ("group", "metric", "path", "data", "execution")
+
 
 class Stop(Exception):
     """Ends a run from within."""
@@ -121,6 +123,7 @@ def test_checkpoint_without_resume_starts_anew(tmp_path: Path) -> None:
         ({"group": "2"}, "group is '0' there, '2' here; players is 5 there, 4 here"),
         ({"metric": "accuracy"}, "metric is 'cross_entropy' there, 'accuracy' here"),
         ({"path": "suffix"}, "path is 'walk' there, 'suffix' here"),
+        ({"execution": sc.Execution(dtype=torch.bfloat16)}, r"execution is 'Execution\(.*dtype=None.*' there"),
         ({"data": data(1)}, "the data differs$"),
         ({"model": "bias"}, "the model differs$"),
     ],
@@ -131,7 +134,7 @@ def test_checkpoint_of_another_ranking_is_refused_with_what_differs(
     path = tmp_path / "state"
     run(make_game(), checkpoint=path, budget=700)
     before = path.read_bytes()
-    of_game = {name: value for name, value in change.items() if name in ("group", "metric", "path", "data")}
+    of_game = {name: value for name, value in change.items() if name in OF_GAME}
     game = make_game(**of_game)
     if "model" in change:
         with torch.no_grad():

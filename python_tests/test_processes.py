@@ -72,6 +72,7 @@ def test_processes_that_lose_one_say_so_and_go_on_with_another_number(shared: Pa
         ("raises", "ProcessError: process 1 of 2 failed; its own message", "ArithmeticError: the loss of process 1"),
         ("checkpoint", "ValueError: checkpoint ", "ProcessError: process 0 of 2 failed; its own message says why"),
         ("seeds", ANOTHER, ANOTHER),
+        ("tolerances", ANOTHER, ANOTHER),
         ("models", ANOTHER, ANOTHER),
     ],
 )

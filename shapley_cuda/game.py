@@ -78,15 +78,14 @@ class ChannelGame:
             raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget}")
         self.model = model
         self.data = check_data(model, data, metric)
-        self.metric = metric
-        example = self.data.inputs[:1]
-        self.group = group if isinstance(group, Group) else find_group(model, group, example)
+        self.metric, self.execution = metric, execution or Execution()
+        self.group = group if isinstance(group, Group) else find_group(model, group, self.data.inputs[:1])
         if not self.group.prunable:
             raise GroupError(f"group {self.group.name!r} cannot be pruned exactly: {self.group.reason}")
         self.n_evaluations = 0
         check_exact(model, self.group, self.data.inputs)
         self._linear_head: LinearWalk | None = None
-        self._walk, self._rows, self._why_not = self._choose_paths(path, execution or Execution())
+        self._walk, self._rows, self._why_not = self._choose_paths(path, self.execution)
         self.memory_budget = default_budget(self.device) if memory_budget is None else memory_budget
         self.bytes_per_row, self.bytes_per_walk = self._measure_memory(insist=path)
 
@@ -191,8 +190,8 @@ class ChannelGame:
         Args:
             permutations: int32 ``[R, C]``; ``permutations[r, j]`` joins at step j + 1.
             sample_index: int64 ``[R]``, the sample of each walk.
-            needed: bool ``[R, C + 1]``, the steps whose payoffs are wanted; default all. What follows the consumer runs
-                for those alone. Where the consumer is the classifier nothing is saved, and all steps are counted.
+            needed: bool ``[R, C + 1]``, steps whose payoffs are wanted, default all: what follows the consumer runs for
+                those alone. Where the consumer is the classifier nothing is saved, and all steps are counted.
 
         Returns:
             float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one. 0 where it is not needed.
@@ -209,10 +208,8 @@ class ChannelGame:
         shape = (permutations.shape[0], self.n_players + 1)
         if needed is not None and (needed.dtype != torch.bool or needed.shape != shape):
             raise ValueError(f"needed must be bool with shape {list(shape)}, got {needed.dtype} {list(needed.shape)}")
-        if needed is None or (self._head is not None and self._walk is not None):
-            self.n_evaluations += shape[0] * shape[1]
-        else:
-            self.n_evaluations += int(needed.sum())
+        fused = self._head is not None and self._walk is not None
+        self.n_evaluations += shape[0] * shape[1] if needed is None or fused else int(needed.sum())
         values = torch.empty(shape, device=self.device)
         for first in range(0, shape[0], self.chunk_walks):
             part = slice(first, first + self.chunk_walks)

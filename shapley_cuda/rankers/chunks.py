@@ -67,13 +67,19 @@ class Outcome:
     stopped: str | None = None
 
 
-def starting_state(fresh: State, checkpoint: Checkpoint | None, processes: Processes) -> State:
+def starting_state(fresh: State, options: str, checkpoint: Checkpoint | None, processes: Processes) -> State:
     """The state to begin from: a fresh one, or that of a checkpoint; of process 0, for all.
+
+    Args:
+        fresh: a state of no chunks.
+        options: all options of the ranking, those that say when to stop, too.
+        checkpoint: where there may be a later state.
+        processes: that take part.
 
     Raises:
         ValueError: the processes want different things, or the checkpoint is of something else.
     """
-    processes.check_same("model, data and options", repr(sorted(fresh.about.items())).encode())
+    processes.check_same("model, data and options", f"{options} {sorted(fresh.about.items())}".encode())
     if processes.size == 1 and checkpoint is None:
         return fresh
 

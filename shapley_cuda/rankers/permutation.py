@@ -114,7 +114,7 @@ class Permutation(Ranker):
             memory_budget=game.memory_budget,
             sums=visits.nothing(),
         )
-        state = starting_state(state, checkpoint, processes)
+        state = starting_state(state, repr(self), checkpoint, processes)
         with batched_as(game, state):
             end = run_chunks(visits, rules, state, checkpoint, processes, tell)
         n_rows = int(end.sums["rows"])

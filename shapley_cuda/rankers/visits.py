@@ -76,7 +76,7 @@ class Visits:
         block, rows_before = self._sampler.block, self._game.n_evaluations
         walks, samples, n_repeats = self._draw(first, count)
         active = sums["settled"] == 0
-        payoffs = self._payoffs(walks, samples, None if self._race is None else active.to(walks.device)[walks.long()])
+        payoffs = self._payoffs(walks, samples, None if bool(active.all()) else active.to(walks.device)[walks.long()])
         twice = 2 * block * n_repeats
         once_total, once_squares = ops.marginals(payoffs[twice:], walks[twice:], block=block)
         both_total, block_squares = ops.marginals(payoffs[:twice], walks[:twice], block=block)
