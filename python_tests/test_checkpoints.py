@@ -139,9 +139,7 @@ def test_checkpoint_of_another_ranking_is_refused_with_what_differs(
     if "model" in change:
         with torch.no_grad():
             game.model[-1].bias[0] += 1e-7
-    options = {
-        name: value for name, value in change.items() if name not in ("group", "metric", "path", "data", "model")
-    }
+    options = {name: value for name, value in change.items() if name not in (*OF_GAME, "model")}
     if "shared" in change:
         options["budget"] = 10**5
     wanted = f"^checkpoint {re.escape(str(path))} must be of the same ranking, got another: .*{text}"
