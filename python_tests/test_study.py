@@ -250,6 +250,15 @@ def test_files_are_written_and_small(result: StudyResult, tmp_path: Path) -> Non
         assert f"| {METHODS[method].label} |" in page
 
 
+def test_study_of_a_few_methods_writes_what_it_has(model: nn.Module, tmp_path: Path) -> None:
+    config = replace(CONFIG, methods=("l1", "random"), pruned_by=(), layers=("0",))
+    few = run_study(config, model=model, splits=tiny_splits())
+    assert {path.name for path in write_study(few, tmp_path)} == {
+        "tiny.json", "tiny.md", "tiny-cost.png", "tiny-agreement.png",
+    }  # fmt: skip
+    assert len(study_tables(few)) == 2
+
+
 def test_tables_have_a_cell_under_each_heading(result: StudyResult) -> None:
     tables = study_tables(result)
     assert all(len(row) == len(table.headings) for table in tables for row in table.rows)

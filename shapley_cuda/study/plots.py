@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,12 +76,14 @@ def write_figures(result: StudyResult, folder: str | Path) -> list[Path]:
         folder: where to write; files are called by the study's name.
 
     Returns:
-        The files' paths.
+        The files' paths; a figure that the study has nothing for is not drawn.
     """
     paths = []
     for name, draw in FIGURES.items():
-        paths.append(Path(folder) / f"{result.config.name}-{name}.png")
-        write_whole(paths[-1], _png(draw(result)))
+        figure = draw(result)
+        if figure is not None:
+            paths.append(Path(folder) / f"{result.config.name}-{name}.png")
+            write_whole(paths[-1], _png(figure))
     return paths
 
 
@@ -114,17 +116,18 @@ def _cost(result: StudyResult) -> Figure:
 
 def _draw_costs(axes: Axes, summaries: Sequence[Summary], field: str) -> None:
     costs = [summary.n_evaluations for summary in summaries if summary.n_evaluations]
-    nowhere = min(costs) / 6  # where methods stand that evaluate nothing
+    least, most = min(costs, default=1), max(costs, default=1)
+    nowhere = least / 6  # where methods stand that evaluate nothing
     for method in dict.fromkeys(summary.method for summary in summaries):
         points = [(s.n_evaluations or nowhere, getattr(s, field)) for s in summaries if s.method == method]
         known = [(place, value) for place, value in points if value is not None]
         if known:
             _draw_line(axes, method, *zip(*known, strict=True), linestyle="-" if len(known) > 1 else "")
-    powers = range(math.ceil(math.log10(min(costs))), math.floor(math.log10(max(costs))) + 1)
+    powers = range(math.ceil(math.log10(least)), math.floor(math.log10(most)) + 1)
     axes.set_xscale("log")
     axes.set_xticks([nowhere, *(10**power for power in powers)], ["none", *(f"$10^{power}$" for power in powers)])
     axes.minorticks_off()
-    axes.axvline(math.sqrt(nowhere * min(costs)), color="0.8", linewidth=1)
+    axes.axvline(math.sqrt(nowhere * least), color="0.8", linewidth=1)
     if field == "tau":
         axes.axhline(0, color="0.8", linewidth=1)
         axes.set_ylim(top=1.02)
@@ -132,8 +135,10 @@ def _draw_costs(axes: Axes, summaries: Sequence[Summary], field: str) -> None:
         axes.set_ylim(-0.02, 1.02)
 
 
-def _error(result: StudyResult) -> Figure:
+def _error(result: StudyResult) -> Figure | None:
     """Relative error against evaluations, a column for each layer, with the slope that means of draws have."""
+    if not any(errors_of(summarise(layer), method) for layer in result.layers for method in result.config.methods):
+        return None
     figure, axes = _figure(4.2 * len(result.layers), 5.8, columns=len(result.layers))
     for panel, layer in zip(axes[0], result.layers, strict=True):
         summaries = summarise(layer)
@@ -170,8 +175,10 @@ def _draw_guide(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
                   ha="right", fontsize=8.5, color="0.4")  # fmt: skip
 
 
-def _accuracy(result: StudyResult) -> Figure:
+def _accuracy(result: StudyResult) -> Figure | None:
     """Accuracy against the share removed, and before and after retraining for each share that was retrained."""
+    if not result.accuracies:
+        return None
     retrained = retrained_spreads(result)
     figure, axes = _figure(6.6 + 3.4 * len(retrained), 5.6, columns=1 + len(retrained))
     left = axes[0][0]
@@ -302,5 +309,10 @@ def _each_once(panels: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     return list(entries.values()), list(entries)
 
 
-FIGURES = {"cost": _cost, "error": _error, "accuracy": _accuracy, "agreement": _agreement}
+FIGURES: dict[str, Callable[[StudyResult], Figure | None]] = {
+    "cost": _cost,
+    "error": _error,
+    "accuracy": _accuracy,
+    "agreement": _agreement,
+}
 """A study's figures by the names of their files."""

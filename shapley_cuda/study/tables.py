@@ -59,8 +59,11 @@ def study_tables(result: StudyResult) -> list[StudyTable]:
     tables = [_references(result)]
     for layer in result.layers:
         summaries = summarise(layer)
-        tables += [_methods(layer, summaries), _errors(layer, summaries, result.config.passes)]
-    tables.append(_accuracies(result))
+        tables.append(_methods(layer, summaries))
+        if any(summary.error for summary in summaries):
+            tables.append(_errors(layer, summaries, result.config.passes))
+    if result.accuracies:
+        tables.append(_accuracies(result))
     if result.retrained:
         tables.append(_retrained(result))
     return tables
