@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .exactness import check_exact
-from .game_data import Loss, check_data
+from .game_data import Loss, check_data, described, is_tensor
 from .groups import Group, GroupError, find_group
 from .masking import PathError
 from .memory import PeakMemory, default_budget
@@ -188,7 +188,7 @@ class ChannelGame:
         """Payoffs along walks: the coalition grows from empty to full, one player at a time.
 
         Args:
-            permutations: int32 ``[R, C]``; ``permutations[r, j]`` joins at step j + 1.
+            permutations: int32 (or int64) ``[R, C]``; ``permutations[r, j]`` joins at step j + 1.
             sample_index: int64 ``[R]``, the sample of each walk.
             needed: bool ``[R, C + 1]``, steps whose payoffs are wanted, default all: what follows the consumer runs for
                 those alone. Where the consumer is the classifier nothing is saved, and all steps are counted.
@@ -196,18 +196,18 @@ class ChannelGame:
         Returns:
             float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one. 0 where it is not needed.
         """
-        if permutations.dim() != 2 or permutations.shape[1] != self.n_players or permutations.is_floating_point():
+        if not any(is_tensor(permutations, dtype, (-1, self.n_players)) for dtype in (torch.int32, torch.int64)):
             raise ValueError(
-                f"permutations must be int32 with shape [R, {self.n_players}], "
-                f"got {permutations.dtype} {list(permutations.shape)}"
+                f"permutations must be int32 with shape [R, {self.n_players}], got {described(permutations)}"
             )
-        permutations = permutations.to(self.device, torch.int32)
-        if not _hold_everyone_once(permutations):
+        permutations = permutations.to(self.device)
+        if not _hold_everyone_once(permutations):  # before they are shortened: 2^32 would become 0
             raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
+        permutations = permutations.to(torch.int32)
         sample_index = self._check_index(sample_index, permutations.shape[0])
         shape = (permutations.shape[0], self.n_players + 1)
-        if needed is not None and (needed.dtype != torch.bool or needed.shape != shape):
-            raise ValueError(f"needed must be bool with shape {list(shape)}, got {needed.dtype} {list(needed.shape)}")
+        if needed is not None and not is_tensor(needed, torch.bool, shape):
+            raise ValueError(f"needed must be bool with shape {list(shape)}, got {described(needed)}")
         fused = self._head is not None and self._walk is not None
         self.n_evaluations += shape[0] * shape[1] if needed is None or fused else int(needed.sum())
         values = torch.empty(shape, device=self.device)
@@ -361,17 +361,13 @@ class ChannelGame:
         return bytes_per_row, max(1, memory.peak // _TRIAL)
 
     def _check_masks(self, masks: Tensor) -> Tensor:
-        if masks.dtype != torch.bool or masks.dim() != 2 or masks.shape[1] != self.n_players:
-            raise ValueError(
-                f"masks must be bool with shape [M, {self.n_players}], got {masks.dtype} {list(masks.shape)}"
-            )
+        if not is_tensor(masks, torch.bool, (-1, self.n_players)):
+            raise ValueError(f"masks must be bool with shape [M, {self.n_players}], got {described(masks)}")
         return masks.to(self.device)
 
     def _check_index(self, sample_index: Tensor, rows: int) -> Tensor:
-        if sample_index.dtype != torch.int64 or sample_index.shape != (rows,):
-            raise ValueError(
-                f"sample_index must be int64 with shape [{rows}], got {sample_index.dtype} {list(sample_index.shape)}"
-            )
+        if not is_tensor(sample_index, torch.int64, (rows,)):
+            raise ValueError(f"sample_index must be int64 with shape [{rows}], got {described(sample_index)}")
         if rows and not (int(sample_index.min()) >= 0 and int(sample_index.max()) < self.n_samples):
             raise ValueError(
                 f"sample_index must be in [0, {self.n_samples}), "

@@ -1,4 +1,4 @@
-"""What a game is played on: samples, targets, and the metric that compares outputs with them."""
+"""What a game is given: samples, targets, the metric that compares outputs with them, and the tensors of its calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["METRICS", "GameData", "Loss", "check_data"]
+__all__ = ["METRICS", "GameData", "Loss", "check_data", "described", "is_tensor"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """A user's loss: (outputs ``[R, ...]``, targets of those rows) -> ``[R]``, lower is better."""
@@ -61,3 +61,17 @@ def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
     if len(devices) > 1:
         raise ValueError(f"model and data must be on one device, got {', '.join(sorted(map(str, devices)))}")
     return GameData(inputs.detach(), targets)
+
+
+def is_tensor(value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
+    """Tell whether it is a tensor with numbers in it, of this dtype and shape, in which -1 is any size."""
+    if not isinstance(value, Tensor) or value.is_meta or value.dtype != dtype or value.dim() != len(shape):
+        return False
+    return all(wanted in (-1, size) for wanted, size in zip(shape, value.shape, strict=True))
+
+
+def described(value: object) -> str:
+    """Say what came instead of the tensor that was expected."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} {list(value.shape)}" + (" on the meta device" if value.is_meta else "")
