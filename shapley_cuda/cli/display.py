@@ -61,7 +61,7 @@ def values_table(estimates: Sequence[Estimate]) -> Table:
             str(len(estimate.values)),
             "" if error is None else f"{error:.4f}",
             f"{estimate.n_evaluations:,}",
-            f"{estimate.seconds:.1f} s",
+            f"{estimate.seconds:.2f} s",
             _STOPPED.get(estimate.stopped, estimate.stopped),
         )
     return table
@@ -76,7 +76,8 @@ class ProgressDisplay:
 
     def __init__(self, *, hidden: bool = False) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[state]}"))
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden)
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal)
         self._task = self._bar.add_task("loading", total=1.0, state="")
         self._doing, self._since = "", 0.0
 

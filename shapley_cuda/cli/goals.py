@@ -77,7 +77,7 @@ def read_goal(keep: Sequence[str] | None, preset_name: str | None, **budgets: fl
 def _read_keep(texts: Sequence[str]) -> float | dict[str, int | float]:
     if len(texts) == 1 and "=" not in texts[0]:
         share = _number(texts[0])
-        if share > 1:
+        if not 0 < share <= 1:
             raise ValueError(f"must be a share in (0, 1], or LAYER=CHANNELS for each layer, got {texts[0]!r}")
         return float(share)
     kept: dict[str, int | float] = {}

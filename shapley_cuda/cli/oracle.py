@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -26,6 +27,14 @@ from .values import ValuesIndex
 _DEFAULT_SIZE = 10
 
 
+class Search(str, Enum):
+    """How sets are searched."""
+
+    auto = "auto"
+    exhaustive = "exhaustive"
+    greedy = "greedy"
+
+
 @app.command()
 def oracle(
     group: Annotated[
@@ -44,13 +53,12 @@ def oracle(
         typer.Option(min=1, metavar="N", help="Size of the largest sets.", show_default="10, or all channels if fewer"),
     ] = None,
     search: Annotated[
-        str,
+        Search,
         typer.Option(
-            metavar="NAME",
             help="exhaustive compares all sets, greedy goes from each size to the next; auto is exhaustive up to "
             "65,536 sets, or as far as the budget goes.",
         ),
-    ] = "auto",
+    ] = Search.auto,
     budget: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Evaluations of one sample that may be made.", show_default=False),
@@ -82,7 +90,7 @@ def oracle(
     with ProgressDisplay() as display:
         display.show(f"searching sets of {chosen.name}, {chosen.n_players} channels", None)
         size = min(chosen.n_players, _DEFAULT_SIZE if max_size is None else max_size)
-        sets = oracle_sets(subject.game(chosen), size, search, budget)
+        sets = oracle_sets(subject.game(chosen), size, search.value, budget)
     agreements = {folder: oracle_agreement(estimate.ranking(), sets) for folder, estimate in rankings.items()}
     name = f"{quote(chosen.name, safe='')}.json"
     sets.save(out / f"oracle-{name}")

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from ..estimate import Estimate
@@ -173,7 +174,9 @@ def prune(
         elif values is not None and recorded is not None:
             pruned = pruner.at_once(_recorded_estimates(subject, recorded, values, *wanted))
         else:
-            index = new_index(subject, ranker, subject.groups(*wanted))
+            groups = subject.groups(*wanted)
+            pruner.plan({found.name: torch.zeros(found.n_players) for found in groups})  # before the long work
+            index = new_index(subject, ranker, groups)
             index.write(out / "values")
             Run(subject, ranker, out / "values", display=display).rank_missing(index)
             pruned = pruner.at_once(index.load(out / "values"))

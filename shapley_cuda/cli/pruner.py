@@ -93,7 +93,7 @@ class Pruned:
         for stage in self.stages:
             cells = [
                 f"{stage.parameters:,}{_share(stage.parameters, whole.parameters)}",
-                f"{stage.macs / 1e6:,.2f} M{_share(stage.macs, whole.macs)}",
+                f"{_count(stage.macs)}{_share(stage.macs, whole.macs)}",
                 f"{stage.latency_ms:.2f} ms{_share(stage.latency_ms, whole.latency_ms)}",
             ]
             table.add_row(stage.name, *cells, *([] if stage.accuracy is None else [f"{stage.accuracy:.1%}"]))
@@ -133,13 +133,17 @@ class Pruner:
         self._select = subject.labelled("select") if retraining is not None else None
         self._test = subject.labelled("test")
 
-    def at_once(self, estimates: Mapping[str, Estimate]) -> Pruned:
-        """Prune by these values."""
-        model = self._subject.model
+    def plan(self, values: Mapping[str, Estimate | Tensor]) -> PruningPlan:
+        """Decide which channels go. With values that are all the same it tells whether the goal is within reach."""
         self._show("planning", None)
+        model = self._subject.model
         goal = self._goal.for_groups(find_groups(model, self._batch[:1]))
         with blame(self._goal.option):
-            plan = plan_pruning(model, estimates, example_input=self._batch, **goal, **self._how)
+            return plan_pruning(model, values, example_input=self._batch, **goal, **self._how)
+
+    def at_once(self, estimates: Mapping[str, Estimate]) -> Pruned:
+        """Prune by these values."""
+        model, plan = self._subject.model, self.plan(estimates)
         pruned = prune(model, plan, self._batch)
         accuracies = [("original", self._accuracy(model)), ("pruned", self._accuracy(pruned))]
         if self._recalibrate:
@@ -189,6 +193,10 @@ class Pruner:
         ]
         stages = [Stage(name, *costs[min(place, 1)], accuracy) for place, (name, accuracy) in enumerate(accuracies)]
         return Pruned(pruned, plan, stages, len(self._batch), 0 if self._test is None else len(self._test[1]))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 1e6 else f"{number / 1e6:,.2f} M"
 
 
 def _share(part: float, whole: float) -> str:

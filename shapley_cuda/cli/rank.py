@@ -71,7 +71,7 @@ def rank(
 
     Writes values-GROUP.json for every group, for prune, oracle and sc.Estimate.load.
 
-    Under torchrun all processes share the work.
+    All processes share the work under torchrun -m shapley_cuda.cli rank.
     """
     usual = {"tolerance": tolerance, "settle": settle, "budget": budget, "max_seconds": max_seconds, "seed": seed or 0}
     ranker = make_ranker(method, option or [], **usual)

@@ -7,7 +7,8 @@ import hashlib
 import pickle
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def load_model(name: str, *, trained: bool = True) -> nn.Module:
         ImportError: the module does not exist, or importing it or calling the factory raised something.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return _build(name, trained=trained).eval()
+        build = _find_builder(name, trained=trained)
+        torch.default_generator.manual_seed(0)  # after imports, which may have drawn numbers
+        return build().eval()
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> nn.Module:
@@ -98,11 +100,11 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _build(name: str, *, trained: bool) -> nn.Module:
+def _find_builder(name: str, *, trained: bool) -> Callable[[], nn.Module]:
     if ":" in name and not name.startswith(_TORCHVISION):
-        return _call_factory(name)
+        return partial(_call_factory, name, import_named(name))
     if name in SHIPPED:
-        return pretrained(name)
+        return partial(pretrained, name)
     if not name.startswith(_TORCHVISION) and name not in NETWORKS:
         near = difflib.get_close_matches(name.lower(), NETWORKS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -110,14 +112,13 @@ def _build(name: str, *, trained: bool) -> nn.Module:
         raise ValueError(f"must be one of {known}, torchvision:NAME or package.module:factory, got {name!r}{hint}")
     if trained:
         raise ValueError(
-            f"{name} comes without weights ({' and '.join(SHIPPED)} have some): give a checkpoint, or a factory of "
+            f"{name} comes without weights ({', '.join(SHIPPED)} have some): give a checkpoint, or a factory of "
             "your own that loads them"
         )
-    return network(name)
+    return partial(network, name)
 
 
-def _call_factory(name: str) -> nn.Module:
-    factory = import_named(name)
+def _call_factory(name: str, factory: Any) -> nn.Module:
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):

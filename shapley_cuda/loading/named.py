@@ -24,11 +24,11 @@ def import_named(name: str) -> Any:
         'lenet5'
     """
     module_name, colon, attribute = name.partition(":")
+    if Path(module_name).suffix == ".py":
+        dotted = ".".join(Path(module_name).with_suffix("").parts)
+        raise ValueError(f"must name a module, not a file: {dotted}:{attribute or 'NAME'}, got {name!r}")
     if not colon or not all(part.isidentifier() for part in f"{module_name}.{attribute}".split(".")):
-        hint = ""
-        if Path(module_name).suffix == ".py":
-            hint = f"; for a file, give {'.'.join(Path(module_name).with_suffix('').parts)}:{attribute or 'NAME'}"
-        raise ValueError(f"must be of the form package.module:name, got {name!r}{hint}")
+        raise ValueError(f"must be of the form package.module:name, got {name!r}")
     module = _import(module_name)
     value = module
     for part in attribute.split("."):
