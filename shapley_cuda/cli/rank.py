@@ -85,14 +85,14 @@ def rank(
         asked = new_index(subject, ranker, groups)
         text = processes.from_first(lambda: _begin(asked, out, resume).to_json().encode()).decode()
         index = ValuesIndex.from_json(text, str(out))
-        with ProgressDisplay(hidden=processes.rank > 0) as display:
-            run = Run(subject, ranker, out, resume=resume, processes=processes, display=display)
-            try:
+        try:
+            with ProgressDisplay(hidden=processes.rank > 0) as display:
+                run = Run(subject, ranker, out, resume=resume, processes=processes, display=display)
                 run.rank_missing(index)
-            except KeyboardInterrupt:
-                if processes.rank == 0:
-                    typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
-                raise
+        except KeyboardInterrupt:
+            if processes.rank == 0:
+                typer.echo(f"interrupted; the same command with --resume goes on with {out}", err=True)
+            raise
     if processes.rank > 0:
         return
     console = wide_console(100)
