@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import build, prepared
+from architectures import Functional, build, prepared
 from torch import Tensor, nn
 
 import shapley_cuda as sc
@@ -363,6 +363,16 @@ def test_plan_budget_out_of_reach_says_what_can_be_reached(goal: str, monkeypatc
     assert found is not None
     within_reach = sc.plan_pruning(model, values, example_input=batch, multiple_of=8, **{goal: float(found[1])})
     assert numbers_kept(within_reach) == {"conv1": 8, "conv2": 8, "fc1": 8}
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep": 0.5}, {"macs": 0.9}, {"macs": 0.9, "across": "global"}, {"latency": 0.9}], ids=str
+)
+def test_plan_network_whose_code_counts_channels_is_refused(options: dict[str, Any]) -> None:
+    model, inputs = prepared(Functional(lambda x: x * torch.ones(1, 8, 1, 1))), torch.zeros(2, 3, 9, 9)
+    text = r"^groups conv1 cannot be pruned: the cut network fails with: (The size of|Given groups)"
+    with pytest.raises(sc.GroupError, match=text):
+        sc.plan_pruning(model, {"conv1": torch.arange(8.0)}, example_input=inputs, **options)
 
 
 def test_plan_without_an_example_or_rankings_is_refused() -> None:

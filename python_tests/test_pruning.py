@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import build, prepared
+from architectures import Functional, build, prepared
 from tolerances import MASKED_IS_PRUNED
 from torch import Tensor, nn
 
@@ -258,6 +258,17 @@ def test_prune_network_of_coupled_layers_under_another_name() -> None:
     )
     assert numbers_kept(result.plan) == {"3.conv2.0": 2}
     assert [numbers_kept(step.plan) for step in result.rounds] == [{"3.conv2.0": 4}, {"3.conv2.0": 2}]
+
+
+def test_prune_network_leaves_out_what_only_its_layers_would_allow() -> None:
+    model = prepared(Functional(lambda x: x.roll(1, 1)))
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(12, 3, 9, 9, generator=generator), torch.arange(12) % 5
+    assert [group.name for group in sc.find_groups(model, data[0][:1]) if group.prunable] == ["conv1", "conv2"]
+    result = prune_network(model, by_weight, rank_on=data, select_on=data, keep=0.5)
+    assert numbers_kept(result.plan) == {"conv2": 4}
+    with pytest.raises(sc.GroupError, match=r"^group 'conv1' cannot be pruned exactly: outputs of the pruned and of"):
+        prune_network(model, by_weight, ["conv1"], rank_on=data, select_on=data, keep=0.5)
 
 
 def test_prune_network_leaves_model_data_and_random_state_alone() -> None:

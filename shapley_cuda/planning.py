@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from .counting import count_macs, count_parameters, measure_latencies
 from .estimate import Estimate
-from .groups import ChannelCutter, Group
+from .groups import ChannelCutter, Group, GroupError
 from .plans import MeasuredLatency, PruningPlan
 from .surgery import prunable_groups
 
@@ -81,8 +82,8 @@ def plan_pruning(
         same plan, but for ``latency``, which is measured; the plan records what was measured.
 
     Raises:
-        GroupError: a group does not exist or cannot be pruned, as far as its layers tell; :func:`prune` also compares
-            outputs.
+        GroupError: a group does not exist or cannot be pruned, as far as its layers tell or the cut network runs;
+            :func:`prune` also compares outputs.
         ValueError: not exactly one of the four is given, one is out of range or less than the smallest network needs
             (the message says how much that is); ``keep`` names a group that is not ranked; a ranking is another
             group's or has not one value per channel; or two rankings name the same group by different layers.
@@ -128,11 +129,14 @@ def plan_of_removed(
     options: dict[str, Any],
 ) -> PruningPlan:
     """Count what a network costs before and after, and write the plan down."""
+    macs_before = count_macs(model, sample)
+    with _cut_network_runs(removed):
+        macs_after = count_macs(pruned, sample)
     return PruningPlan(
         removed=removed,
         n_players=n_players,
         parameters=(count_parameters(model), count_parameters(pruned)),
-        macs=(count_macs(model, sample), count_macs(pruned, sample)),
+        macs=(macs_before, macs_after),
         input_shape=tuple(sample.shape),
         latency=latency,
         options=options,
@@ -222,17 +226,19 @@ class _Costs:
     def share(self, kept: Mapping[str, int]) -> float:
         if self._goal == "keep":
             return sum(kept.values()) / self._n_players
-        measured = self.latency(kept)
-        if measured is not None:
-            return measured.after_ms / measured.before_ms
-        return self._count(self.cut(kept)) / self._whole
+        with _cut_network_runs(self._groups):
+            measured = self.latency(kept)
+            if measured is not None:
+                return measured.after_ms / measured.before_ms
+            return self._count(self.cut(kept)) / self._whole
 
     def price(self, kept: Mapping[str, int]) -> float:
         """What each channel costs that these numbers leave out: a share of the original, in MACs if that is time."""
         n_removed = self._n_players - sum(kept.values())
         if self._goal == "keep" or not n_removed:
             return 1 / self._n_players
-        return (1 - self._count(self.cut(kept)) / self._whole) / n_removed
+        with _cut_network_runs(self._groups):
+            return (1 - self._count(self.cut(kept)) / self._whole) / n_removed
 
     def latency(self, kept: Mapping[str, int]) -> MeasuredLatency | None:
         """Measured once for each network; None where the budget is not one of time."""
@@ -269,6 +275,15 @@ def _largest_within(line: _Line, costs: _Costs, goal: str, budget: float) -> dic
         else:
             exceeds = middle
     return line[fits]
+
+
+@contextmanager
+def _cut_network_runs(groups: Iterable[str]) -> Iterator[None]:
+    """Say what is wrong where it does not: layers alone do not tell that the code between them counts channels."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise GroupError(f"groups {', '.join(groups)} cannot be pruned: the cut network fails with: {error}") from error
 
 
 def _by_share(sizes: Mapping[str, int]) -> list[str]:

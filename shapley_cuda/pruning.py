@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .estimate import Estimate
-from .groups import Group, find_groups
+from .exactness import check_exact
+from .groups import Group, GroupError, find_groups
 from .planning import kept_channels, measured_latency, plan_of_removed, plan_pruning
 from .plans import PruningPlan
 from .recalibration import recalibrate_batchnorm
@@ -100,7 +102,8 @@ def prune_network(
         model: the network; unchanged.
         rank_group: called with the network, a :class:`~shapley_cuda.Group` and ``rank_on``, for each group in turn;
             gives its estimate, or values ``[C]``.
-        groups: names of the groups to prune. Default: those that ``keep`` names, else all that can be pruned.
+        groups: names of the groups to prune. Default: those that ``keep`` names, else all that can be pruned
+            exactly.
         rank_on: images and labels that rankings see, and nothing else does.
         select_on: images and labels that accuracies are measured on, and the best epoch of retraining is chosen by.
         train_on: images and labels to retrain on; recalibration takes the images.
@@ -146,10 +149,7 @@ def prune_network(
     report = report or (lambda doing, progress: None)
     batch = rank_on[0][:_EXAMPLES] if example_input is None else example_input
     original = copy.deepcopy(model).eval()
-    if groups is None:
-        groups = keep if isinstance(keep, Mapping) else [g.name for g in find_groups(original, batch[:1]) if g.prunable]
-    names = list(groups)
-    named = dict(zip(names, prunable_groups(original, names, batch[:1]), strict=True))
+    named = _groups_to_prune(original, keep if groups is None and isinstance(keep, Mapping) else groups, batch)
     how: dict[str, Any] = {"across": across, "normalise": normalise, "multiple_of": multiple_of}
     goals: dict[str, Any] = {"keep": keep, "macs": macs, "parameters": parameters, "latency": latency}
     # Before the long work: is this a plan at all, and within reach?
@@ -195,6 +195,23 @@ def prune_network(
         {goal: dict(target) if isinstance(target, Mapping) else target, **how, "rounds": rounds},
     )
     return PrunedNetwork(network, whole, evaluate(original, *select_on).accuracy, tuple(done))
+
+
+def _groups_to_prune(network: nn.Module, names: Iterable[str] | None, batch: Tensor) -> dict[str, Group]:
+    """The groups that were named, by those names; else all that can be pruned exactly, which is tried on the batch."""
+    if names is not None:
+        names = list(names)
+        named = dict(zip(names, prunable_groups(network, names, batch[:1]), strict=True))
+        for group in named.values():
+            check_exact(network, group, batch)
+        return named
+    named = {}
+    for group in find_groups(network, batch[:1]):
+        if group.prunable:
+            with suppress(GroupError):
+                check_exact(network, group, batch)
+                named[group.name] = group
+    return named
 
 
 class _Schedule:
