@@ -19,7 +19,10 @@ def blocks(*languages: str) -> list[str]:
     return [body for language, body in fences if language in languages]
 
 
-def test_readme_python_blocks_run_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme_python_blocks_run_in_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # they write into runs/
     sources = blocks("python", "py")
     assert sources
     namespace: dict[str, object] = {}
