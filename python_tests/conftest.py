@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 # Before torch starts its threads: waiting threads that spin make small tensors ten times slower on a busy machine.
@@ -42,3 +43,10 @@ def set_threads() -> Iterator[Callable[[int], None]]:
         yield torch.set_num_threads
     finally:
         torch.set_num_threads(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many calls were generated, where any were."""
+    if "fuzzing" in sys.modules and (made := sys.modules["fuzzing"].made):
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(made.items()))
+        terminalreporter.write_line(f"{made.total():,} generated calls: {outcomes}")

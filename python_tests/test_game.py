@@ -347,6 +347,14 @@ def good_data() -> tuple[Tensor, Tensor]:
         (lambda m, d: {"data": d[0]}, TypeError, "data must be a pair of tensors (inputs, targets), got Tensor"),
         (lambda m, d: {"data": [*d, 1]}, TypeError, "data must be a pair of tensors (inputs, targets), got ["),
         (lambda m, d: {"data": (d[0], [0] * 4)}, TypeError, "data must be a pair of tensors (inputs, targets)"),
+        (lambda m, d: {"model": "lenet5"}, TypeError, "model must be an nn.Module, got str"),
+        (lambda m, d: {"metric": 3}, ValueError, "metric must be one of cross_entropy, accuracy, squared_error or a"),
+        (lambda m, d: {"memory_budget": "1"}, ValueError, "memory_budget must be at least 1 byte, got '1'"),
+        (
+            lambda m, d: {"data": (d[0], d[1].sum())},
+            ValueError,
+            "data must have samples along dimension 0, got [4, 3, 12, 12] and []",
+        ),
         (lambda m, d: {"data": (d[0][:0], d[1][:0])}, ValueError, "data must hold at least one sample, got none"),
         (
             lambda m, d: {"data": (d[0], d[1][:3])},
@@ -485,5 +493,29 @@ def test_walk_values_rows_that_are_no_permutation_are_refused(group: str) -> Non
             game.walk_values(bad, torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match=rf"^permutations must be int32 with shape \[R, {game.n_players}\]"):
         game.walk_values(good[:, 1:], torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"got torch.float32"):
-        game.walk_values(good.float(), torch.zeros(2, dtype=torch.int64))
+    for other, text in ((good.float(), "torch.float32 "), (good.bool(), "torch.bool "), (good.tolist(), "list$")):
+        with pytest.raises(ValueError, match=f", got {text}"):
+            game.walk_values(other, torch.zeros(2, dtype=torch.int64))
+
+
+def test_walk_values_permutations_of_64_bits_are_not_cut_to_32() -> None:
+    game = sc.ChannelGame(prepared(Chain()), "conv1", good_data())
+    walks, samples = torch.arange(6).repeat(2, 1), torch.arange(2)
+    assert torch.equal(game.walk_values(walks, samples), game.walk_values(walks.int(), samples))
+    walks[1, 0] = 1 << 32  # whose lower half is player 0
+    with pytest.raises(ValueError, match="permutations must hold each of the 6 players once"):
+        game.walk_values(walks, samples)
+
+
+def test_calls_of_what_is_no_tensor_are_refused_by_name() -> None:
+    game = sc.ChannelGame(prepared(Chain()), "conv1", good_data())
+    walks, own = torch.arange(6)[None], torch.zeros(1, dtype=torch.int64)
+    for call, text in (
+        (lambda: game([[True] * 6]), "masks must be bool with shape [M, 6], got list"),
+        (lambda: game.row_values(torch.ones(1, 6, dtype=torch.bool), [0]), "sample_index must be int64 with shape [1]"),
+        (lambda: game.walk_values(walks, own, [[True] * 7]), "needed must be bool with shape [1, 7], got list"),
+        (lambda: game.walk_values(walks.to("meta"), own), "permutations must be int32 with shape [R, 6]"),
+    ):
+        with pytest.raises(ValueError, match="^" + re.escape(text)):
+            call()
+    assert game.n_evaluations == 0

@@ -74,8 +74,8 @@ class ChannelGame:
         execution: Execution | None = None,
         memory_budget: int | None = None,
     ):
-        if memory_budget is not None and memory_budget < 1:
-            raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget}")
+        if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget >= 1):
+            raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget!r}")
         self.model = model
         self.data = check_data(model, data, metric)
         self.metric, self.execution = metric, execution or Execution()

@@ -27,8 +27,10 @@ class GameData:
 
 def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
     """Give a game its data, or say what about them, the model's mode or the metric is wrong."""
-    if isinstance(metric, str) and metric not in METRICS:
+    if not callable(metric) and metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)} or a callable, got {metric!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     training = [name or "the model" for name, module in model.named_modules() if module.training]
     if training:
         raise ValueError(
@@ -43,6 +45,10 @@ def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
         use = "its accuracies" if split == "test" else "choices made on it look"
         raise ValueError(f'data must not be the split "{split}": values estimated on it would make {use} too good')
     inputs, targets = data
+    if 0 in (inputs.dim(), targets.dim()):
+        raise ValueError(
+            f"data must have samples along dimension 0, got {list(inputs.shape)} and {list(targets.shape)}"
+        )
     if inputs.shape[0] == 0:
         raise ValueError("data must hold at least one sample, got none")
     if targets.shape[0] != inputs.shape[0]:
