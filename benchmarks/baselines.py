@@ -23,6 +23,11 @@ class Head(NamedTuple):
     targets: Tensor  # int64 [N]
 
 
+# For functions that are a loop: torch.compile would unroll it, and takes the functions that it calls instead.
+loop = torch.compiler.disable(recursive=False)
+
+
+@loop
 def in_chunks(function: Callable[..., Tensor], size: int, *per_row: Tensor) -> Tensor:
     """Apply a function to some rows at a time, so that what lies between its steps stays small."""
     results = [function(*parts) for parts in zip(*(t.split(size) for t in per_row), strict=True)]
@@ -35,6 +40,7 @@ def masks_along(permutations: Tensor) -> Tensor:
     return permutations.argsort(1)[:, None, :] < steps[None, :, None]
 
 
+@loop
 def walk_losses_by_step(head: Head, permutations: Tensor, sample_index: Tensor) -> Tensor:
     """Cross-entropy along walks [R, C + 1]: one masked matrix product for each step."""
     x, wanted = head.features[sample_index], head.targets[sample_index]
@@ -43,8 +49,12 @@ def walk_losses_by_step(head: Head, permutations: Tensor, sample_index: Tensor) 
     for step in range(permutations.shape[1] + 1):
         if step:
             mask.scatter_(1, permutations[:, step - 1 : step], kept)
-        losses.append(F.cross_entropy(F.linear(x * mask, head.weight, head.bias), wanted, reduction="none"))
+        losses.append(_masked_losses(head, x, mask, wanted))
     return torch.stack(losses, 1)
+
+
+def _masked_losses(head: Head, x: Tensor, masks: Tensor, wanted: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x * masks, head.weight, head.bias), wanted, reduction="none")
 
 
 def walk_losses_folded(head: Head, permutations: Tensor, sample_index: Tensor) -> Tensor:
@@ -80,27 +90,34 @@ def walk_losses_cumulative_steps_inside(head: Head, permutations: Tensor, sample
     return z.logsumexp(0) - z.gather(0, wanted)[0]
 
 
+@loop
 def mean_losses_by_contributions(head: Head, masks: Tensor, samples_at_a_time: int) -> Tensor:
     """Mean cross-entropy under shared masks [M]: masks times contributions [C, N * K], some samples at a time."""
     kept = masks.float()
     total = head.features.new_zeros(masks.shape[0])
     for x, wanted in zip(head.features.split(samples_at_a_time), head.targets.split(samples_at_a_time), strict=True):
-        contributions = (x[:, None, :] * head.weight).flatten(0, 1).T
-        logits = torch.addmm(head.bias.repeat(x.shape[0]), kept, contributions).view(-1, head.weight.shape[0])
-        losses = F.cross_entropy(logits, wanted.repeat(masks.shape[0]), reduction="none")
-        total += losses.view(masks.shape[0], -1).sum(1)
+        total += _summed_losses(head, kept, x, wanted)
     return total / head.features.shape[0]
 
 
+def _summed_losses(head: Head, kept: Tensor, x: Tensor, wanted: Tensor) -> Tensor:
+    contributions = (x[:, None, :] * head.weight).flatten(0, 1).T
+    logits = torch.addmm(head.bias.repeat(x.shape[0]), kept, contributions).view(-1, head.weight.shape[0])
+    losses = F.cross_entropy(logits, wanted.repeat(kept.shape[0]), reduction="none")
+    return losses.view(kept.shape[0], -1).sum(1)
+
+
+@loop
 def mean_losses_by_masked_weights(head: Head, masks: Tensor, masks_at_a_time: int) -> Tensor:
     """Mean cross-entropy under shared masks [M]: a masked head for each of them, some masks at a time."""
-    means = []
-    for kept in masks.split(masks_at_a_time):
-        heads = (kept[:, None, :] * head.weight).flatten(0, 1)
-        logits = F.linear(head.features, heads, head.bias.repeat(kept.shape[0])).view(-1, head.weight.shape[0])
-        losses = F.cross_entropy(logits, head.targets.repeat_interleave(kept.shape[0]), reduction="none")
-        means.append(losses.view(head.features.shape[0], -1).mean(0))
-    return torch.cat(means)
+    return torch.cat([_mean_losses(head, kept) for kept in masks.split(masks_at_a_time)])
+
+
+def _mean_losses(head: Head, kept: Tensor) -> Tensor:
+    heads = (kept[:, None, :] * head.weight).flatten(0, 1)
+    logits = F.linear(head.features, heads, head.bias.repeat(kept.shape[0])).view(-1, head.weight.shape[0])
+    losses = F.cross_entropy(logits, head.targets.repeat_interleave(kept.shape[0]), reduction="none")
+    return losses.view(head.features.shape[0], -1).mean(0)
 
 
 def coalitions(first: int, count: int, n_players: int, device: torch.device) -> Tensor:
@@ -109,6 +126,7 @@ def coalitions(first: int, count: int, n_players: int, device: torch.device) -> 
     return (numbers[:, None] >> torch.arange(n_players, device=device) & 1).bool()
 
 
+@loop
 def all_losses_by_contributions(head: Head, masks_at_a_time: int, n_masks: int) -> Tensor:
     """Mean cross-entropy of the first coalitions [n_masks]: masks times contributions, some masks at a time."""
     (n_samples, n_players), device = head.features.shape, head.features.device
@@ -128,33 +146,42 @@ def _outputs_of_halves(head: Head) -> tuple[Tensor, Tensor]:
     return subsets[0] @ contributions[:, low:] + head.bias, subsets[1] @ contributions[:, :low]
 
 
+@loop
 def all_losses_by_halves(head: Head) -> Tensor:
     """Mean cross-entropy of all coalitions [2^C]: every sum of a high subset's outputs and a low subset's."""
     high, low = _outputs_of_halves(head)
     total = high.new_zeros(high.shape[1] * low.shape[1])
-    for one_high, one_low, target in zip(high, low, head.targets, strict=True):
-        logits = (one_high[:, None] + one_low).flatten(0, 1)
-        total += F.cross_entropy(logits, target.expand(logits.shape[0]), reduction="none")
+    for one_high, one_low, target in zip(high, low, head.targets[:, None], strict=True):
+        total += _losses_of_sums(one_high, one_low, target)
     return total / high.shape[0]
 
 
+def _losses_of_sums(high: Tensor, low: Tensor, target: Tensor) -> Tensor:
+    logits = (high[:, None] + low).flatten(0, 1)
+    return F.cross_entropy(logits, target.expand(logits.shape[0]), reduction="none")
+
+
+@loop
 def all_losses_by_exponentials(head: Head) -> Tensor:
     """The same with the sum over outputs as a matrix product of the halves' exponentials, each less its greatest. The
     product is 0 where the halves favour other outputs by 90 or more: fit for outputs of moderate size."""
     high, low = _outputs_of_halves(head)
     total = high.new_zeros(high.shape[1], low.shape[1])
-    for one_high, one_low, target in zip(high, low, head.targets, strict=True):
-        peaks = one_high.amax(1, keepdim=True), one_low.amax(1, keepdim=True)
-        sums = (one_high - peaks[0]).exp_() @ (one_low - peaks[1]).exp_().T
-        chosen = (one_high[:, target] - peaks[0][:, 0])[:, None] + (one_low[:, target] - peaks[1][:, 0])
-        total += sums.log_() - chosen
+    for one_high, one_low, target in zip(high, low, head.targets[:, None], strict=True):
+        total += _losses_of_products(one_high, one_low, target)
     return total.flatten() / high.shape[0]
+
+
+def _losses_of_products(high: Tensor, low: Tensor, target: Tensor) -> Tensor:
+    peaks = high.amax(1, keepdim=True), low.amax(1, keepdim=True)
+    sums = (high - peaks[0]).exp_() @ (low - peaks[1]).exp_().T
+    chosen = high[:, target] - peaks[0] + (low[:, target] - peaks[1]).T
+    return sums.log_() - chosen
 
 
 def own_losses(head: Head, masks: Tensor, sample_index: Tensor) -> Tensor:
     """Cross-entropy of rows [M], each under a mask of its own."""
-    logits = F.linear(head.features[sample_index] * masks, head.weight, head.bias)
-    return F.cross_entropy(logits, head.targets[sample_index], reduction="none")
+    return _masked_losses(head, head.features[sample_index], masks, head.targets[sample_index])
 
 
 def walk_outputs_folded(head: Head, permutations: Tensor, sample_index: Tensor) -> Tensor:

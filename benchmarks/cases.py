@@ -59,6 +59,7 @@ def with_compiled(setting: Setting, contenders: list[Baseline]) -> list[Baseline
     if not setting.compile:
         return contenders
     name, call = fastest({b.name: b.call for b in contenders}, setting.device)
+    torch.compiler.reset()  # what earlier cases compiled counts towards a limit, beyond which nothing is compiled
     return [*contenders, Baseline(f"torch.compile: {name}", torch.compile(call))]
 
 

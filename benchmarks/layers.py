@@ -2,8 +2,8 @@
 
 Two contenders each. The *folded batch* is what one would write without this package: the prefix's result kept, all
 steps of some walks masked and folded into the batch, the rest of the network run on it. The *plain forward* runs the
-rest of the network on as many rows without any mask: no way of evaluating rows one by one can beat it, only one that
-shares work between a walk's rows.
+rest of the network on as many rows without any mask: nothing that makes rows can beat it, only what shares work between
+a walk's rows or, where the rest is one linear layer, takes masks instead of rows.
 """
 
 from __future__ import annotations
