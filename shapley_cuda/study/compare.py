@@ -43,15 +43,22 @@ def compare_rankings(game: ChannelGame, config: StudyConfig, report: Report) -> 
     skipped: dict[str, str] = {}
     estimates: dict[Run, Estimate] = {}
     for method, passes, seed in _runs(config):
-        named = METHODS[method].label + ("" if passes is None else f", {passes} passes")
-        estimate = at_hand.get(method) or _rank(
-            game, method, passes, seed, config, partial(report, f"{layer}: {named}")
-        )
-        if isinstance(estimate, Estimate):
-            measurements.append(_measure(estimate, method, passes, seed, values, sets))
-            estimates[method, seed] = estimate
-        else:
-            skipped[named] = estimate
+        label = METHODS[method].label
+        reason = None if method in at_hand else _too_dear(game, method)
+        if reason is not None:
+            skipped[label] = reason
+            continue
+        named = label if passes is None else f"{label}, {passes} passes"
+        doing = partial(report, f"{layer}: {named}")
+        try:
+            estimate = at_hand.get(method) or _rank(game, method, passes, seed, config, doing)
+        except NonFinitePayoff:
+            raise
+        except ValueError as refusal:  # the budget is too small for it, or the group is none that it can rank
+            skipped[named] = str(refusal)
+            continue
+        measurements.append(_measure(estimate, method, passes, seed, values, sets))
+        estimates[method, seed] = estimate
     result = LayerResult(
         layer=layer,
         n_players=game.n_players,
@@ -74,26 +81,27 @@ def _runs(config: StudyConfig) -> Iterator[tuple[str, int | None, int | None]]:
                 yield method, passes, seed
 
 
+def _too_dear(game: ChannelGame, method: str) -> str | None:
+    """Why a method cannot rank so many players, if it cannot."""
+    most = METHODS[method].most_players
+    if METHODS[method].ranker is None:
+        return f"it takes 2^{game.n_players} coalitions"
+    if most is not None and game.n_players > most:
+        return f"it takes C^2 operations a row, too many with more than {most} channels"
+    return None
+
+
 def _rank(
     game: ChannelGame, method: str, passes: int | None, seed: int | None, config: StudyConfig, on_progress: OnProgress
-) -> Estimate | str:
-    """The ranking, or why there is none."""
+) -> Estimate:
     how = METHODS[method]
-    if how.ranker is None:
-        return f"it takes 2^{game.n_players} coalitions"
-    if how.most_players is not None and game.n_players > how.most_players:
-        return f"it takes C^2 operations a row, too many with more than {how.most_players} channels"
+    assert how.ranker is not None
     options = dict(how.options)
     if how.cost != "fixed":
         options["budget"] = (passes or config.passes[-1]) * game.n_samples * (game.n_players + 1)
     if seed is not None:
         options["seed"] = seed
-    try:
-        return rank(game, how.ranker, on_progress=on_progress, **options)
-    except NonFinitePayoff:
-        raise
-    except ValueError as refusal:  # the budget is too small for it, or the group is none that it can rank
-        return str(refusal)
+    return rank(game, how.ranker, on_progress=on_progress, **options)
 
 
 def _reference(

@@ -161,7 +161,7 @@ class StudyConfig:
 
 STUDIES: Mapping[str, StudyConfig] = MappingProxyType(
     {
-        "lenet5-small": StudyConfig(name="lenet5-small", network="lenet5_bn", seeds=(0, 1, 2, 3, 4)),
+        "lenet5-small": StudyConfig(name="lenet5-small", network="lenet5_bn"),
         "lenet5": StudyConfig(
             name="lenet5", network="lenet5", layers=("conv2", "fc1"), passes=(2, 4, 8, 16), n_test=5000, pruning_seeds=2
         ),

@@ -150,7 +150,7 @@ def _error(result: StudyResult) -> Figure | None:
             _draw_line(panel, method, list(errors), list(errors.values()), label=label)
         panel.set(xscale="log", yscale="log", xlabel="evaluations (one image, one coalition each)")
         budgets = [passes * layer.n_samples * (layer.n_players + 1) for passes in result.config.passes]
-        panel.set_xticks(budgets, [f"{budget / 1000:,.3g}k" for budget in budgets])
+        panel.set_xticks(budgets, [_short(budget) for budget in budgets])
         panel.minorticks_off()
         points = [(place, error.mean) for errors in lines.values() for place, error in errors.items()]
         if points:
@@ -164,6 +164,11 @@ def _error(result: StudyResult) -> Figure | None:
         )  # fmt: skip
     axes[0][0].set_ylabel("RMSE / mean |value|")
     return figure
+
+
+def _short(count: int) -> str:
+    """A number of three digits and its magnitude: 51.2k, 1.61M."""
+    return f"{count / 1e6:.3g}M" if count >= 999_500 else f"{count / 1e3:.3g}k" if count >= 1000 else str(count)
 
 
 def _draw_guide(axes: Axes, points: Sequence[tuple[float, float]]) -> None:

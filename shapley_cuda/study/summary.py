@@ -34,9 +34,9 @@ class Spread(NamedTuple):
     deviation: float | None
 
     def text(self, scale: float = 1, digits: int = 2) -> str:
-        """The mean, and after a sign ± the deviation."""
+        """The mean, and after a sign ± the deviation if there is any."""
         shown = f"{scale * self.mean:.{digits}f}"
-        return shown if self.deviation is None else f"{shown} ± {scale * self.deviation:.{digits}f}"
+        return shown if not self.deviation else f"{shown} ± {scale * self.deviation:.{digits}f}"
 
 
 @dataclass(frozen=True)

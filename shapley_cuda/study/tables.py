@@ -60,7 +60,7 @@ def study_tables(result: StudyResult) -> list[StudyTable]:
     for layer in result.layers:
         summaries = summarise(layer)
         tables.append(_methods(layer, summaries))
-        if any(summary.error for summary in summaries):
+        if any(summary.error is not None and summary.passes is not None for summary in summaries):
             tables.append(_errors(layer, summaries, result.config.passes))
     if result.accuracies:
         tables.append(_accuracies(result))
@@ -116,9 +116,9 @@ def _methods(layer: LayerResult, summaries: Sequence[Summary]) -> StudyTable:
 
 
 def _errors(layer: LayerResult, summaries: Sequence[Summary], passes: Sequence[int]) -> StudyTable:
-    errors = {(summary.method, summary.passes): summary.error for summary in summaries}
+    errors = {(s.method, s.passes): s.error for s in summaries if s.error is not None and s.passes is not None}
     rows = []
-    for method in dict.fromkeys(summary.method for summary in summaries if summary.error is not None):
+    for method in dict.fromkeys(method for method, _ in errors):
         slope = error_slope(summaries, method)
         cells = (_text(errors.get((method, budget)), 3) for budget in passes)
         rows.append((METHODS[method].label, *cells, "" if slope is None else f"{slope:.2f}"))
