@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo study test ecosystem lint format kernels bench clean
+.PHONY: demo study test ecosystem lint format kernels sanitize bench clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -44,6 +44,10 @@ format: $(VENV)/installed
 kernels: $(VENV)/installed
 	PATH="$(abspath $(BIN)):$$PATH" csrc/tests/run.sh all
 	PATH="$(abspath $(BIN)):$$PATH" csrc/compile_report.sh
+
+# Generated calls of the ops, built with AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/installed
+	PATH="$(abspath $(BIN)):$$PATH" csrc/tests/sanitize.sh
 
 # Kernels against pure PyTorch.
 bench: $(VENV)/installed
