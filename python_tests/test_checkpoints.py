@@ -8,7 +8,7 @@ import random
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,15 @@ def test_checkpoint_handler_that_returns_lets_the_run_go_on(tmp_path: Path) -> N
     assert_same_bits(estimate, run(make_game()))
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C acts, as it does in a terminal: shells have what they run in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_checkpoint_keyboard_interrupt_is_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(

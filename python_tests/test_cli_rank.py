@@ -172,7 +172,8 @@ def test_rank_by_two_processes_gives_the_bits_of_one(tmp_path: Path, set_threads
     search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [sys.executable, "-c", FORKED, str(tmp_path), *arguments, "--out", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": search}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    # Not in a source tree, whose package without its native module would come first.
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "values: " in (tmp_path / "printed-0").read_text()
     assert (tmp_path / "printed-1").read_text() == ""
