@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
-_HEADER = (
-    "| case | pure PyTorch | its time | ours | speed-up | share of the ceiling |\n| --- | --- | --- | --- | --- | --- |"
-)
+_HEADER = """\
+| case | pure PyTorch | its time | ours | speed-up | share of the ceiling |
+| --- | --- | --- | --- | --- | --- |"""
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -27,7 +27,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         kind = "" if row["dtype"].startswith("float32") else f" {row['dtype']}"
         ceiling = f"{row['percent_of_peak']:.0f} %, {row['bound_by']}" if row["bound_by"] else ""
-        times = f"{row['baseline_ms'][1]:.3g} ms | {row['ours_ms'][1]:.3g} ms | {row['speed_up'][1]:.3g} ×"
+        times = f"{row['baseline_ms'][1]:.3g} ms | {row['ours_ms'][1]:.3g} ms | {row['speed_up'][1]:.3g} \u00d7"
         lines.append(f"| {row['shape']}{kind} | {row['baseline']} | {times} | {ceiling} |")
     return "\n".join(lines)
 
