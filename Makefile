@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo study test ecosystem lint format kernels sanitize bench clean
+.PHONY: demo study test ecosystem lint format kernels sanitize bench docs clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -53,6 +53,11 @@ sanitize: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
 	$(BIN)/pytest benchmarks
+
+# The documentation as a site, in build/site. It reads the sources, so that nothing has to be compiled for it.
+docs: $(VENV)/bin/pip
+	$(PIP) install --quiet mkdocs-material 'mkdocstrings[python]' ruff
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
