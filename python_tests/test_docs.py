@@ -17,6 +17,7 @@ import torch
 import typer
 from cli_run import succeed
 
+import shapley_cuda as sc
 from shapley_cuda.cli import app
 from shapley_cuda.rankers import RANKERS
 
@@ -100,3 +101,12 @@ def test_every_page_is_in_the_navigation() -> None:
     shown = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(shown) == len(set(shown))
     assert set(PAGES) <= set(shown)
+
+
+def test_the_reference_shows_every_public_name_and_every_ranker() -> None:
+    pages = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES if page.startswith("api/"))
+    shown = set(re.findall(r"^::: shapley_cuda\.(\S+)$", pages, flags=re.MULTILINE))
+    assert set(sc.__all__) - {"__version__", "payoffs"} <= shown  # a string, and a module whose functions are shown
+    assert {f"payoffs.{name}" for name in sc.payoffs.__all__} <= shown
+    for method, ranker in RANKERS.items():
+        assert f"| `{method}` | [`{ranker.__name__}`][{ranker.__module__}.{ranker.__name__}] |" in pages
