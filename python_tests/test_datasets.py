@@ -74,7 +74,7 @@ GOOD = idx_bytes(np.arange(12).reshape(3, 2, 2))
         (b"PNG!....", "must start with two zero bytes (IDX magic), got 504e4721"),
         (b"\0\0\x08", "must start with two zero bytes (IDX magic), got 000008"),
         (b"\0\0\x0d\x01\0\0\0\0", "must hold unsigned bytes (IDX type 0x08), got type 0x0d"),
-        (b"\0\0\x08\0", "must have at least one dimension, got 0"),
+        (b"\0\0\x08\0", "must have 1 to 32 dimensions, got 0"),
         (GOOD[:10], "must have a header of 16 bytes, got a file of 10"),
         (GOOD[:-1], "must be 28 bytes for shape [3, 2, 2], got 27"),
         (GOOD + b"x", "must be 28 bytes for shape [3, 2, 2], got 29"),

@@ -68,6 +68,16 @@ def record(**changes: Any) -> str:
         ("", "an estimate must be JSON, got: "),
         ("[]", "an estimate must be a JSON object of format shapley_cuda.estimate/2 with fields ["),
         (record(format="shapley_cuda.plan/1"), "an estimate must be a JSON object of format shapley_cuda.estimate/2"),
+        ("[" * 100_000, "an estimate must be JSON, got: "),
+        ("9" * 5000, "an estimate must be JSON, got: "),
+        (
+            record(options={"a": [[]] * 3} | {"b": json.loads("[" * 40 + "]" * 40)}),
+            "an estimate must be JSON of at most 32",
+        ),
+        (
+            record(n_evaluations=1 << 63),
+            "an estimate must be JSON of at most 32 levels and integers of 64 bits, got more",
+        ),
         (record(values="drop"), "an estimate must be a JSON object of format shapley_cuda.estimate/2"),
         (
             record(format="shapley_cuda.estimate/1"),

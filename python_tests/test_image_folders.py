@@ -112,6 +112,13 @@ def test_damaged_image_is_refused_by_name(folder: Path, damage: str) -> None:
         load_image_folder(folder, size=4, resize=4)
 
 
+def test_image_that_would_grow_beyond_memory_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "cat" / "long.png"
+    save(path, np.zeros((1, 20_000, 3)))
+    with pytest.raises(ValueError, match=re.escape(f"load_image_folder: {path} must not be so long and narrow")):
+        load_image_folder(tmp_path)
+
+
 @pytest.mark.parametrize(("size", "resize"), [(0, 4), (5, 4), (4.0, 4)])
 def test_bad_sizes_are_refused(folder: Path, size: int, resize: int) -> None:
     message = f"load_image_folder: size must be 1 to resize, both in pixels, got {size} and {resize}"

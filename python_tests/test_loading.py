@@ -192,14 +192,26 @@ def test_checkpoint_damaged_file_is_refused(name: str, content: bytes, text: str
 def test_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "loss": 0.5}, tmp_path / "numbers.pt")
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"must hold a state_dict, names and tensors, got a dict of epoch, loss$"):
+    with pytest.raises(
+        ValueError, match=r"must hold a state_dict, names and dense tensors, got a dict of epoch, loss$"
+    ):
         load_checkpoint(Net(), tmp_path / "numbers.pt")
-    with pytest.raises(ValueError, match=r"must hold a state_dict, names and tensors, got list$"):
+    with pytest.raises(ValueError, match=r"must hold a state_dict, names and dense tensors, got list$"):
         load_checkpoint(Net(), tmp_path / "list.pt")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere.pt"):
         load_checkpoint(Net(), tmp_path / "nowhere.pt")
     with pytest.raises(FileNotFoundError, match=r"or a folder with a pruned network's plan.json$"):
         load_checkpoint(Net(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(3).to_sparse(), torch.zeros(3, dtype=torch.complex64), torch.zeros(3, device="meta")]
+)
+@pytest.mark.parametrize("name", ["conv.weight", 3])
+def test_checkpoint_of_other_than_named_numbers_is_refused(name: object, weight: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({name: weight, "bias": torch.zeros(3)}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match="must hold a state_dict, names and dense tensors, got a dict of "):
+        load_checkpoint(Net(), tmp_path / "odd.pt")
 
 
 def test_fingerprint_tells_weights_buffers_and_names_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -277,13 +278,17 @@ def test_saved_sets_come_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_players": 0}, "n_players of oracle sets must be a positive integer, got 0"),
+        ({"n_players": 0}, r"n_players of oracle sets must be in \[1, 16777216\), got 0"),
+        ({"n_players": 1 << 62}, r"n_players of oracle sets must be in \[1, 16777216\), got 4611686018427387904"),
         ({"method": "auto"}, "method of oracle sets must be one of"),
         ({"removed": [[], [6]]}, r"removed of oracle sets must list 0, 1, 2 .. different players in \[0, 6\)"),
         ({"kept": [[], [1], [2, 2]]}, "kept of oracle sets must list"),
         ({"kept": []}, "kept of oracle sets must list"),
         ({"kept": [[], [[1]]]}, "kept of oracle sets must list"),
         ({"kept_payoffs": [0.0, "1", 2.0]}, "kept_payoffs of oracle sets must be a list of numbers"),
+        ({"kept_payoffs": [0.0, 1.0, math.inf]}, "kept_payoffs of oracle sets must be a list of numbers"),
+        ({"group": 3}, "group of oracle sets must be of kind str, got 3"),
+        ({"seconds": math.nan}, "seconds of oracle sets must be of kind float, got nan"),
         ({"kept_payoffs": [0.0, 1.0]}, "as many sets to remove as to keep, and a payoff for each"),
         ({"format": "other"}, "oracle sets must be a JSON object of format"),
     ],

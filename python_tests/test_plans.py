@@ -76,7 +76,8 @@ def test_plan_with_a_latency_is_read() -> None:
         (record(n_players={"conv1": "6"}), "n_players of a plan must map groups to numbers of channels"),
         (record(parameters=[1]), "parameters of a plan must be a list of 2 sizes, got [1]"),
         (record(macs=["1", "2"]), "macs of a plan must be a list of 2 sizes, got ['1', '2']"),
-        (record(input_shape=None), "input_shape of a plan must be a list of"),
+        *((record(input_shape=shape), "input_shape of a plan must be a list of") for shape in (None, [], [1, 0], [-1])),
+        (record(parameters=[0, 0]), "parameters of a plan must be a list of 2 sizes, got [0, 0]"),
         *(
             (
                 record(removed={"conv1": channels}),

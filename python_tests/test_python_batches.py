@@ -144,6 +144,18 @@ def test_read_python_batch_great_memo_number_takes_no_memory(tmp_path: Path) -> 
     assert read_python_batch(written(tmp_path, b"\x80\x02}r\xff\xff\xff\x7f.")) == {}
 
 
+@pytest.mark.parametrize("place", ["key", "value", "type"])
+def test_read_python_batch_tuples_in_tuples_are_refused_and_end_nothing(tmp_path: Path, place: str) -> None:
+    nested = b")" + b"\x85" * 1_000_000  # Python itself dies of hashing it
+    content = {
+        "key": b"}" + nested + b"Ns.",
+        "value": b"}U\x01a" + nested + b"s.",
+        "type": b"}U\x01acnumpy.core.multiarray\n_reconstruct\n)R(NN" + nested + b"NNtbs.",
+    }[place]
+    with pytest.raises(ValueError, match=r"read_python_batch: .* must be a pickled dict"):
+        read_python_batch(written(tmp_path, b"\x80\x02" + content))
+
+
 def test_read_python_batch_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_python_batch(tmp_path / "nowhere")

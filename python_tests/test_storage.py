@@ -61,6 +61,23 @@ def other_input(folder: Path) -> nn.Module:
     return sc.lenet5()
 
 
+def great_input(folder: Path) -> nn.Module:
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"input_shape": [1, 3, 1 << 20, 1 << 20]}))
+    return FAMILIES["vgg"].make()
+
+
+def flat_input(folder: Path) -> nn.Module:
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"input_shape": [3]}))
+    return FAMILIES["vgg"].make()
+
+
+def no_text(folder: Path) -> nn.Module:
+    (folder / "plan.json").write_bytes(b"\xff")
+    return FAMILIES["vgg"].make()
+
+
 def more_layers(folder: Path) -> nn.Module:
     return nn.Sequential(*FAMILIES["vgg"].make().children(), nn.Linear(5, 5))
 
@@ -82,7 +99,10 @@ def not_a_plan(folder: Path) -> nn.Module:
         (other_input, r"plan\.json does not fit the network: "),
         (more_layers, r"model\.safetensors does not fit the network: (?s:.*)16\.weight"),
         (cut_short, r"model\.safetensors does not fit the network: "),
-        (not_a_plan, r"^a plan must be a JSON object of format"),
+        (not_a_plan, r"plan\.json cannot be read: a plan must be a JSON object of format"),
+        (no_text, r"plan\.json cannot be read: 'utf-8' codec can't decode byte 0xff"),
+        (great_input, r"plan\.json must be for one sample, got input_shape \(1, 3, 1048576, 1048576\)"),
+        (flat_input, r"plan\.json does not fit the network: "),
     ],
 )
 def test_load_what_does_not_fit_is_named(spoil: Callable[[Path], nn.Module], text: str, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .files import read_record, write_whole
+from .files import is_of_kind, read_file, read_record, write_whole
 from .game import ChannelGame
 from .samplers import CoalitionsBySize, masks_of_codes
 
@@ -27,6 +27,7 @@ _FORMAT = "shapley_cuda.oracle_sets/1"
 _METHODS = ("auto", "exhaustive", "greedy")
 _AUTO_SETS, _MOST_SETS = 1 << 16, 1 << 24  # searched by "auto" when no budget is given, and at all
 _MASK_BYTES_AT_ONCE = 1 << 22
+_MOST_PLAYERS = 1 << 24  # that permutations can have
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,10 @@ class OracleSets:
         Raises:
             ValueError: the text is not JSON or not such a record; the message says what was expected.
         """
-        record = read_record(text, "oracle sets", _FORMAT, [*(item.name for item in fields(cls)), "n_players"])
+        record = read_record(text, "oracle sets", _FORMAT, get_type_hints(cls) | {"n_players": int})
         n_players = record.pop("n_players")
-        if type(n_players) is not int or n_players < 1:
-            raise ValueError(f"n_players of oracle sets must be a positive integer, got {n_players!r}")
+        if not 1 <= n_players < _MOST_PLAYERS:
+            raise ValueError(f"n_players of oracle sets must be in [1, {_MOST_PLAYERS}), got {n_players}")
         if record["method"] not in _METHODS[1:]:
             raise ValueError(f"method of oracle sets must be one of {_METHODS[1:]}, got {record['method']!r}")
         for name in ("removed", "kept"):
@@ -105,7 +106,7 @@ class OracleSets:
     @classmethod
     def load(cls, path: str | Path) -> OracleSets:
         """Read a file that :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        return read_file(path, cls.from_json)
 
 
 @dataclass(frozen=True)
@@ -352,6 +353,6 @@ def _masks_of_record(name: str, sets: Any, n_players: int) -> Tensor:
 
 
 def _payoffs_of_record(name: str, payoffs: Any) -> Tensor:
-    if not isinstance(payoffs, list) or not all(type(payoff) in (int, float) for payoff in payoffs):
+    if not is_of_kind(payoffs, list[float]):
         raise ValueError(f"{name} of oracle sets must be a list of numbers, got {payoffs!r}")
     return torch.tensor(payoffs, dtype=torch.float64)

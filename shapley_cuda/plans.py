@@ -83,7 +83,8 @@ class PruningPlan:
         """
         record = read_record(text, "a plan", _FORMAT, [f.name for f in fields(cls)])
         for name, length in (("parameters", 2), ("macs", 2), ("input_shape", None)):
-            if not _are_counts(record[name]) or length not in (None, len(record[name])):
+            sizes = record[name]
+            if not _are_counts(sizes) or not sizes or 0 in sizes or length not in (None, len(sizes)):
                 raise ValueError(f"{name} of a plan must be a list of {length or 'the'} sizes, got {record[name]!r}")
             record[name] = tuple(record[name])
         removed, n_players = record["removed"], record["n_players"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -11,11 +12,13 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from .counting import count_parameters
-from .files import write_whole
+from .files import read_file, write_whole
 from .plans import PruningPlan
 from .surgery import prune
 
 __all__ = ["load_pruned", "save_pruned"]
+
+_MOST_INPUTS = 1 << 27  # numbers in a sample: more is damage, not data
 
 
 def save_pruned(pruned: nn.Module, plan: PruningPlan, folder: str | Path) -> None:
@@ -50,12 +53,14 @@ def load_pruned(model: nn.Module, folder: str | Path) -> nn.Module:
         ValueError: the files are not such a plan, or the weights do not fit the network; names what differs.
     """
     folder = Path(folder)
-    plan = PruningPlan.from_json((folder / "plan.json").read_text())
+    plan = read_file(folder / "plan.json", PruningPlan.from_json)
+    if math.prod(plan.input_shape) > _MOST_INPUTS:
+        raise ValueError(f"{folder / 'plan.json'} must be for one sample, got input_shape {plan.input_shape}")
     parameter = next(model.parameters())
     sample = torch.zeros(plan.input_shape, dtype=parameter.dtype, device=parameter.device)
     try:
         pruned = prune(model, plan, sample, verify=False)
-    except RuntimeError as error:  # the network cannot even take the plan's input
+    except (IndexError, RuntimeError, TypeError) as error:  # the network cannot even take the plan's input
         raise ValueError(f"{folder / 'plan.json'} does not fit the network: {error}") from error
     try:
         pruned.load_state_dict(load_tensors((folder / "model.safetensors").read_bytes()))

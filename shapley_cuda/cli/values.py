@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from urllib.parse import quote
 
 from ..estimate import Estimate
-from ..files import read_record, write_whole
+from ..files import read_file, read_record, write_whole
 
 __all__ = ["ValuesIndex"]
 
@@ -60,18 +60,12 @@ class ValuesIndex:
         """
         if not cls.is_in(folder):
             raise FileNotFoundError(f"{folder} must be a folder that rank wrote, got none with an {_FILE}")
-        return cls.from_json((folder / _FILE).read_text(), str(folder / _FILE))
+        return read_file(folder / _FILE, lambda text: cls.from_json(text, _FILE))
 
     @classmethod
     def from_json(cls, text: str, what: str) -> ValuesIndex:
         """Read what :meth:`to_json` wrote; errors call it ``what``."""
-        record = read_record(text, what, _FORMAT, [item.name for item in fields(cls)])
-        kinds = {"weights": str, "method": str, "groups": list}
-        for name, value in record.items():
-            kind = kinds.get(name, dict)
-            if not isinstance(value, kind):
-                raise ValueError(f"{name} in {what} must be a {kind.__name__}, got {value!r}")
-        return cls(**record)
+        return cls(**read_record(text, what, _FORMAT, get_type_hints(cls)))
 
     def to_json(self) -> str:
         """Write all fields as JSON."""

@@ -63,8 +63,8 @@ def read_python_batch(path: str | os.PathLike[str]) -> dict[str, Any]:
         found = _walk(raw)
         if not isinstance(found, dict):
             raise TypeError(f"{type(found).__name__} instead of a dict")
-        return {_text(key): _plain(value) for key, value in found.items()}
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return {key: _plain(value) for key, value in found.items()}
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"read_python_batch: {path} must be a pickled dict of lists, strings and byte arrays, which is read and "
             f"never executed, got: {error}"
@@ -107,14 +107,14 @@ def _walk(raw: bytes) -> Any:
             elif name == "APPENDS":
                 _only(list, stack[-1]).extend(items)
             else:
-                _only(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
+                _only(dict, stack[-1]).update(zip(map(_text, items[::2]), items[1::2], strict=True))
         elif name == "APPEND":
             item = stack.pop()
             _only(list, stack[-1]).append(item)
         elif name == "SETITEM":
             key, value = stack[-2:]
             del stack[-2:]
-            _only(dict, stack[-1])[key] = value
+            _only(dict, stack[-1])[_text(key)] = value
         elif name == "GLOBAL":
             if argument not in _GLOBALS:
                 raise ValueError(f"it names {argument.replace(' ', '.')!r}")
@@ -148,6 +148,7 @@ def _noted(name: str, arguments: Any) -> Any:
 
 
 def _text(key: Any) -> str:
+    """Turn a key into text. Nothing else is hashed: hashing tuples within tuples within tuples ends the process."""
     return key.decode("ascii") if isinstance(key, bytes) else str(_only(str, key))
 
 

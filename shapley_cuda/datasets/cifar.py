@@ -184,7 +184,7 @@ def _read_python(layout: _Layout, path: Path) -> tuple[npt.NDArray[np.uint8], np
     pixels, labels = batch.get("data"), batch.get(layout.label_key)
     if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (_PIXELS,):
         raise ValueError(f"{layout.name}: {path} must have 'data', bytes [N, {_PIXELS}], got {_describe(pixels)}")
-    if not isinstance(labels, list) or len(labels) != len(pixels) or not all(isinstance(k, int) for k in labels):
+    if not isinstance(labels, list) or len(labels) != len(pixels) or not all(map(_is_int64, labels)):
         raise ValueError(
             f"{layout.name}: {path} must have {layout.label_key!r}, a list of {len(pixels)} numbers, "
             f"got {_describe(labels)}"
@@ -199,6 +199,10 @@ def _read_binary(layout: _Layout, path: Path) -> tuple[npt.NDArray[np.uint8], np
         raise ValueError(f"{layout.name}: {path} must hold records of {record} bytes, got {raw.size} bytes")
     records = raw.reshape(-1, record)
     return records[:, layout.label_bytes :], records[:, layout.label_bytes - 1].astype(np.int64)
+
+
+def _is_int64(label: Any) -> bool:
+    return isinstance(label, int) and -(1 << 63) <= label < 1 << 63
 
 
 def _describe(value: Any) -> str:

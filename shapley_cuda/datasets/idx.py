@@ -16,6 +16,7 @@ from torch import Tensor
 from .pixels import normalise
 
 _UNSIGNED_BYTE = 0x08
+_MOST_DIMENSIONS = 32  # that every NumPy has
 
 
 def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
@@ -50,8 +51,8 @@ def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     kind, n_dims = raw[2], raw[3]
     if kind != _UNSIGNED_BYTE:
         raise ValueError(f"read_idx: {path} must hold unsigned bytes (IDX type 0x08), got type {kind:#04x}")
-    if n_dims == 0:
-        raise ValueError(f"read_idx: {path} must have at least one dimension, got 0")
+    if not 1 <= n_dims <= _MOST_DIMENSIONS:
+        raise ValueError(f"read_idx: {path} must have 1 to {_MOST_DIMENSIONS} dimensions, got {n_dims}")
     header = 4 + 4 * n_dims
     if len(raw) < header:
         raise ValueError(f"read_idx: {path} must have a header of {header} bytes, got a file of {len(raw)}")

@@ -17,6 +17,7 @@ from .pixels import normalise
 # Of ImageNet's training images; what published weights were trained with.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+_MOST_PIXELS = 1 << 26  # of an image whose shorter side has been resized
 _ENDINGS = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -114,6 +115,8 @@ def _read_image(pillow: ModuleType, path: Path, size: int, resize: int) -> npt.N
     shorter = min(colours.size)
     if shorter != resize:
         width, height = (max(resize, side * resize // shorter) for side in colours.size)
+        if width * height > _MOST_PIXELS:
+            raise ValueError(f"load_image_folder: {path} must not be so long and narrow, got {colours.size} pixels")
         colours = colours.resize((width, height), pillow.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in colours.size)
     cut = colours.crop((left, top, left + size, top + size))

@@ -157,10 +157,16 @@ def _state_of(content: Any, path: Path) -> dict[str, Tensor]:
     for name in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(_is_named_tensor(*item) for item in content.items()):
         got = f"a dict of {', '.join(map(str, content))}" if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{path} must hold a state_dict, names and tensors, got {got[:200]}")
+        raise ValueError(f"{path} must hold a state_dict, names and dense tensors, got {got[:200]}")
     return dict(content)
+
+
+def _is_named_tensor(name: Any, value: Any) -> bool:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not (value.is_meta or value.is_quantized or value.is_complex())
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from ..files import read_record, write_whole
+from ..files import is_of_kind, read_file, read_record, write_whole
 from .config import StudyConfig
 
 __all__ = ["LayerResult", "MaskedAccuracy", "Measurement", "Oracle", "Reference", "Retrained", "StudyResult"]
@@ -176,6 +177,9 @@ class StudyResult:
         """
         record = read_record(text, "a study", _FORMAT, [item.name for item in fields(cls)])
         try:
+            for name, kind in get_type_hints(cls).items():
+                if not is_of_kind(record[name], kind):
+                    raise TypeError(f"{name} {reprlib.repr(record[name])}")
             record["config"] = _with_tuples(StudyConfig, record["config"])
             record["layers"] = tuple(_layer_of_record(layer) for layer in record["layers"])
             record["accuracies"] = tuple(MaskedAccuracy(**point) for point in record["accuracies"])
@@ -191,7 +195,7 @@ class StudyResult:
     @classmethod
     def load(cls, path: str | Path) -> StudyResult:
         """Read a file that :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        return read_file(path, cls.from_json)
 
 
 def _with_tuples(kind: type[Any], record: dict[str, Any]) -> Any:
