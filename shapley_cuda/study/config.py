@@ -179,8 +179,8 @@ STUDIES: Mapping[str, StudyConfig] = MappingProxyType(
             oracle_size=4,
             shares=(0.2, 0.4, 0.5, 0.6, 0.8),
             n_test=1000,
-            retrained_shares=(0.5, 0.8),
-            pruning_seeds=1,
+            retrained_shares=(0.5,),
+            pruning_seeds=2,
         ),
     }
 )
