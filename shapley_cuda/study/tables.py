@@ -30,17 +30,17 @@ class StudyTable:
         title: what it shows.
         headings: of its columns, the first one's cells are names.
         rows: cells.
-        notes: what does not fit in.
+        note: what does not fit in.
     """
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    note: str = ""
 
     def for_terminal(self) -> Table:
         """The table for rich to print."""
-        table = Table(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
+        table = Table(title=self.title, title_justify="left", caption=self.note, caption_justify="left")
         for place, heading in enumerate(self.headings):
             table.add_column(heading, justify="right" if place else "left", no_wrap=True)
         for row in self.rows:
@@ -51,7 +51,7 @@ class StudyTable:
         """The table as markdown."""
         rule = ("---", *["---:"] * (len(self.headings) - 1))
         lines = [f"| {' | '.join(cells)} |" for cells in (self.headings, rule, *self.rows)]
-        return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in self.notes)])
+        return "\n".join([f"**{self.title}**", "", *lines, *([f"\n{self.note}"] if self.note else [])])
 
 
 def study_tables(result: StudyResult) -> list[StudyTable]:
@@ -111,7 +111,7 @@ def _methods(layer: LayerResult, summaries: Sequence[Summary]) -> StudyTable:
         f"{layer.layer}, {layer.n_players} channels: each method with its largest budget",
         ("method", "evaluations", "seconds", "Kendall's τ", "relative error", "oracle: removed", "oracle: kept"),
         rows,
-        tuple(f"No {name}: {why}." for name, why in layer.skipped.items()),
+        "Left out: " + "; ".join(f"{name} ({why})" for name, why in layer.skipped.items()) if layer.skipped else "",
     )
 
 
