@@ -52,6 +52,7 @@ sys.path.remove("")
 import pytest
 from shapley_cuda import _C
 assert _C.__file__.startswith(sys.argv[1]), f"{_C.__file__} is not the sanitized module"
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "python_tests/test_fuzz_ops.py"]))
+# What the sanitizers say before they end the process would be lost if pytest held it back.
+sys.exit(pytest.main(["-q", "--capture=sys", "-p", "no:cacheprovider", "python_tests/test_fuzz_ops.py"]))
 ' "$build"
 done
