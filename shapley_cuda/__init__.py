@@ -27,6 +27,7 @@ from .datasets import (
 from .estimate import Estimate
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
+from .mapped import stream_data
 from .masking import PathError
 from .networks import (
     lenet5,
@@ -129,6 +130,7 @@ __all__ = [
     "resnet50",
     "resnet56",
     "save_pruned",
+    "stream_data",
     "train",
     "vgg16",
     "vgg_bn",
