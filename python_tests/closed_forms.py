@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from walk_masks import all_masks_of_walks
 
 import shapley_cuda as sc
-from shapley_cuda.game import masks_of_walks
 
 Payoff = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,7 +46,7 @@ class ClosedFormGame:
     def walk_values(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
         if needed is None:
             needed = torch.ones(permutations.shape[0], permutations.shape[1] + 1, dtype=torch.bool)
-        masks = masks_of_walks(permutations)[needed]
+        masks = all_masks_of_walks(permutations)[needed]
         self.n_evaluations += masks.shape[0]
         rows = sample_index.repeat_interleave(needed.shape[1])[needed.flatten()]
         return torch.zeros(needed.shape).masked_scatter_(needed, self.payoff(masks, rows).float())

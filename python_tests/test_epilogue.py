@@ -142,7 +142,7 @@ def test_walk_path_linear_head_has_no_epilogue_and_an_activated_one_is_no_head()
     inputs, targets = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.arange(4)
     plain = prepared(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, N_CLASSES)))
     activated = prepared(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, N_CLASSES), nn.ReLU()))
-    heads = [sc.ChannelGame(m, "0", (inputs, targets), path="walk")._walk.head for m in (plain, activated)]
+    heads = [sc.ChannelGame(m, "0", (inputs, targets), path="walk")._paths.head for m in (plain, activated)]
     assert heads[0] is not None
     assert heads[1] is None
 

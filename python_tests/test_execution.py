@@ -33,7 +33,7 @@ def assert_agree(actual: Tensor, expected: Tensor, tolerance: tuple[float, float
 def watch_rows(game: sc.ChannelGame, path: str) -> list[Tensor]:
     """Collect what the suffix's image layers read from now on."""
     seen: list[Tensor] = []
-    suffix = (game._walk if path == "walk" else game._rows)._suffix.run
+    suffix = (game._paths.walk if path == "walk" else game._paths.rows)._suffix.run
     for module in suffix.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

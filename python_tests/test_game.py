@@ -12,9 +12,9 @@ from architectures import N_CLASSES, N_SAMPLES, Chain, build, prepared
 from tolerances import CHUNKS_AGREE, PATHS_AGREE
 from torch import Tensor, nn
 from torch.nn import functional as F
+from walk_masks import all_masks_of_walks
 
 import shapley_cuda as sc
-from shapley_cuda.game import masks_of_walks
 from shapley_cuda.groups import cut_channels
 from shapley_cuda.samplers import masks_of_codes
 
@@ -203,7 +203,7 @@ def test_memory_budget_smaller_chunks_give_the_same_values(group: str) -> None:
     masks = random_masks(24, walks[0].shape[1])
     reference = sc.ChannelGame(model, group, (inputs, targets))
     chunk_sizes = set()
-    for budget in (1, 20 * reference.bytes_per_row, 6 * reference.bytes_per_walk):
+    for budget in (reference.bytes_per_row, 20 * reference.bytes_per_row, 6 * reference.bytes_per_walk):
         games = [sc.ChannelGame(model, group, (inputs, targets), memory_budget=budget) for _ in range(2)]
         chunk_sizes.add((games[0].chunk_rows, games[0].chunk_walks))
         for call in (
@@ -220,7 +220,8 @@ def test_memory_budget_smaller_chunks_give_the_same_values(group: str) -> None:
 def test_chunks_shrink_with_the_budget_and_never_cut_a_pair() -> None:
     model, inputs, targets = build("chain")
     sizes = []
-    for budget in (1, 100_000, 1_000_000, 10_000_000):
+    row = sc.ChannelGame(model, "conv1", (inputs, targets)).bytes_per_row
+    for budget in (row, 100_000, 1_000_000, 10_000_000):
         game = sc.ChannelGame(model, "conv1", (inputs, targets), memory_budget=budget)
         sizes.append((game.chunk_rows, game.chunk_walks))
         assert game.chunk_walks % 2 == 0
@@ -256,7 +257,7 @@ def test_describe_says_what_is_played_and_how(game: sc.ChannelGame) -> None:
 
 
 def test_masks_of_walks_grow_by_the_player_that_joins() -> None:
-    masks = masks_of_walks(torch.tensor([[2, 0, 1]], dtype=torch.int32))
+    masks = all_masks_of_walks(torch.tensor([[2, 0, 1]], dtype=torch.int32))
     expected = [[False, False, False], [False, False, True], [True, False, True], [True, True, True]]
     assert masks.tolist() == [expected]
 
@@ -349,7 +350,7 @@ def good_data() -> tuple[Tensor, Tensor]:
         (lambda m, d: {"data": (d[0], [0] * 4)}, TypeError, "data must be a pair of tensors (inputs, targets)"),
         (lambda m, d: {"model": "lenet5"}, TypeError, "model must be an nn.Module, got str"),
         (lambda m, d: {"metric": 3}, ValueError, "metric must be one of cross_entropy, accuracy, squared_error or a"),
-        (lambda m, d: {"memory_budget": "1"}, ValueError, "memory_budget must be at least 1 byte, got '1'"),
+        (lambda m, d: {"memory_budget": "1"}, ValueError, "memory_budget must be at least 1 byte, an int, or"),
         (
             lambda m, d: {"data": (d[0], d[1].sum())},
             ValueError,
@@ -364,7 +365,7 @@ def good_data() -> tuple[Tensor, Tensor]:
         (
             lambda m, d: {"data": (d[0].to("meta"), d[1])},
             ValueError,
-            "model and data must be on one device, got cpu, meta",
+            "model and data must be on one device, but for data on the CPU, got cpu, meta",
         ),
         (
             lambda m, d: {"data": sc.Split(*d, name="test")},
@@ -401,7 +402,27 @@ def good_data() -> tuple[Tensor, Tensor]:
             ValueError,
             "path must be 'auto', 'walk', 'suffix' or 'hook', got 'fast'",
         ),
-        (lambda m, d: {"memory_budget": 0}, ValueError, "memory_budget must be at least 1 byte, got 0"),
+        (
+            lambda m, d: {"memory_budget": 0},
+            ValueError,
+            "memory_budget must be at least 1 byte, an int, or a share",
+        ),
+        (
+            lambda m, d: {"memory_budget": 1.5},
+            ValueError,
+            "memory_budget must be at least 1 byte, an int, or a share",
+        ),
+        (lambda m, d: {"memory_budget": 1}, ValueError, "memory_budget must hold at least a row, which takes "),
+        (
+            lambda m, d: {"memory_budget": 2000, "path": "walk"},
+            ValueError,
+            "memory_budget must hold at least a pair of walks, which takes ",
+        ),
+        (
+            lambda m, d: {"prefix": "cloud"},
+            ValueError,
+            "prefix must be one of memory, bfloat16, disk, recompute, got 'cloud'",
+        ),
         (
             lambda m, d: {"data": (d[0], torch.zeros(4))},
             ValueError,

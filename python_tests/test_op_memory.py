@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
+from high_water import extra_bytes, needs_high_water
 from op_samples import convolution, linear_head, random_permutations
 from torch import Tensor
 
 from shapley_cuda import ops
 
-_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _MIB = 1 << 20
 _SLACK = 4 * _MIB  # pages come in twos of megabytes, and threads have stacks
 _THREADS = 2
-
-
-def _status_bytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
-
-
-def _can_reset_high_water() -> bool:
-    try:
-        _CLEAR_REFS.write_text("5")
-        return hasattr(ctypes.CDLL(None), "malloc_trim") and _status_bytes("VmHWM") > 0
-    except (OSError, TypeError):
-        return False
-
-
-needs_high_water = pytest.mark.skipif(
-    not _can_reset_high_water(), reason="the process's high-water mark of memory cannot be reset here (Linux only)"
-)
-
-
-def extra_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that a call takes at its worst moment, its output not counted."""
-    call()  # what is loaded on first use
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # freed memory that the C library keeps would be used again unseen
-    _CLEAR_REFS.write_text("5")
-    before = _status_bytes("VmRSS")
-    output = call()
-    return _status_bytes("VmHWM") - before - output.untyped_storage().nbytes()
 
 
 def round_up(n: int, multiple: int) -> int:

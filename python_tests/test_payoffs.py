@@ -11,9 +11,9 @@ import torch
 from architectures import N_CLASSES, build
 from tolerances import PATHS_AGREE
 from torch import Tensor, nn
+from walk_masks import all_masks_of_walks
 
 import shapley_cuda as sc
-from shapley_cuda.game import masks_of_walks
 from shapley_cuda.masking import masked_outputs
 
 KINDS = ("kl", "cosine")
@@ -52,7 +52,9 @@ def test_agreement_equals_hand_computation_and_is_zero_for_all(kind: str, path: 
     everyone = torch.ones(1, game.n_players, dtype=torch.bool)
     assert game(everyone).item() == pytest.approx(0, abs=1e-6)
     permutations, samples = sc.WalkSampler(game.n_players, game.n_samples).walks(0, 4)
-    rows = game.row_values(masks_of_walks(permutations).flatten(0, 1), samples.repeat_interleave(game.n_players + 1))
+    rows = game.row_values(
+        all_masks_of_walks(permutations).flatten(0, 1), samples.repeat_interleave(game.n_players + 1)
+    )
     walks = game.walk_values(permutations, samples)
     torch.testing.assert_close(walks.flatten(), rows, rtol=RELATIVE, atol=ABSOLUTE)
     torch.testing.assert_close(walks[:, -1], torch.zeros(4), rtol=0, atol=1e-6)

@@ -17,16 +17,16 @@ _CANDIDATES, _EXAMPLES = 64, 4  # a group is tried on the first samples whose ou
 
 
 @torch.no_grad()
-def check_exact(model: nn.Module, group: Group, inputs: Tensor) -> None:
-    """Prune half of the channels of a copy and compare with the mask: what cannot be pruned exactly is refused."""
-    candidates = inputs[:_CANDIDATES]
-    outputs = masked_outputs(model, [], candidates)
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
-    finite = outputs.flatten(1).isfinite().all(1) if outputs.dim() > 1 else outputs.isfinite()
-    if len(finite) == len(candidates) and not bool(finite.any()):
-        raise ValueError(f"model must give finite outputs, got none for the first {len(candidates)} samples")
-    example = (candidates[finite] if len(finite) == len(candidates) else candidates)[:_EXAMPLES]
+def check_exact(model: nn.Module, group: Group, inputs: Tensor, device: torch.device | None = None) -> None:
+    """Prune half of the channels of a copy and compare with the mask: what cannot be pruned exactly is refused.
+
+    Args:
+        model: the network, in evaluation mode.
+        group: what would be pruned.
+        inputs: samples, of which the first are tried.
+        device: where the network runs; default where the inputs are.
+    """
+    example = _finite_example(model, inputs[:_CANDIDATES], device or inputs.device)
     if group.n_players == 1:
         return
     # No regular pattern: every other channel looks the same after a flip or in two halves. This draw has none.
@@ -41,6 +41,25 @@ def check_exact(model: nn.Module, group: Group, inputs: Tensor) -> None:
             f"differ by {deviation:.1e} of their largest value (at most {tolerance:.0e} is rounding); some "
             "operation between its layers and their consumers mixes channels"
         )
+
+
+def _finite_example(model: nn.Module, inputs: Tensor, device: torch.device) -> Tensor:
+    """The first samples whose outputs are finite, on the device."""
+    found: list[Tensor] = []
+    for batch in inputs.split(_EXAMPLES):
+        candidates = batch.to(device)
+        outputs = masked_outputs(model, [], candidates)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")
+        finite = outputs.flatten(1).isfinite().all(1) if outputs.dim() > 1 else outputs.isfinite()
+        if len(finite) != len(candidates):  # outputs that are not one per sample
+            return candidates
+        found.append(candidates[finite])
+        if sum(map(len, found)) >= _EXAMPLES:
+            break
+    if not any(map(len, found)):
+        raise ValueError(f"model must give finite outputs, got none for the first {len(inputs)} samples")
+    return torch.cat(found)[:_EXAMPLES]
 
 
 def _trial_cut(model: nn.Module, group: Group, example: Tensor, kept: Tensor) -> float:

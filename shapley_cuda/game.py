@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from . import ops
 from .exactness import check_exact
 from .game_data import Loss, check_data, described, is_tensor
 from .groups import Group, GroupError, find_group
-from .masking import PathError
-from .memory import PeakMemory, default_budget
-from .paths import Execution, HookPath, LinearWalk, RowPath, SuffixPath, WalkPath
+from .memory import PeakMemory, Portions, check_budget, resolve_budget
+from .paths import Execution, Head, choose_paths
+from .prefix import KEPT
 from .samplers import AllCoalitions, masks_of_codes
-from .split import Prefix
-from .tracing import Traced
+from .walks import hold_everyone_once, masks_of_walks
 
 __all__ = ["ChannelGame", "Loss"]
 
+Rows: TypeAlias = Callable[[int, int], tuple[Tensor, Tensor]]
+"""Makes rows first .. last - 1 of some that are to be evaluated: coalitions ``[R, C]`` and samples ``[R]``."""
+
+_ROW_BYTES = 32  # a row's number and payoff, in as many places as they are in, and its share of a walk
 _MAX_CHUNK_ROWS = 1 << 16
 _MAX_PLAYERS_OF_ALL_PAYOFFS = 24
 _MASKS_AT_ONCE = 1 << 12
-_MASK_BYTES = 3  # that masks_of_walks takes for a player in a row
-_TRIAL = 2  # rows or walks from which the memory that one takes is told
 
 
 class ChannelGame:
@@ -40,21 +44,32 @@ class ChannelGame:
         model: a network in evaluation mode. It is used as it is, never changed, and must not be changed while the
             game is used.
         group: name of a layer (see :func:`~shapley_cuda.find_group`) or a :class:`~shapley_cuda.Group`.
-        data: ``(inputs [N, ...], targets)``, on the model's device. Class indices ``int64 [N]`` for
+        data: ``(inputs [N, ...], targets)``, on the model's device or the CPU. Class indices ``int64 [N]`` for
             ``"cross_entropy"`` and ``"accuracy"``, ``float [N, K]`` for ``"squared_error"``, any tensor with one entry
             per sample for a loss of your own. A :class:`~shapley_cuda.Split` named "test" or "select" is refused.
+            A DataLoader or Dataset is read once, by :func:`~shapley_cuda.stream_data`: call that yourself where
+            several games share the data.
         metric: ``"cross_entropy"`` (default), ``"accuracy"``, ``"squared_error"``, or a callable
             ``(outputs, targets) -> [R]`` giving each row's loss, lower is better. Without labels:
             :func:`~shapley_cuda.payoffs.agreement` gives the data and the metric.
         path: ``"auto"`` takes the fastest that can run the network; ``"walk"``, ``"suffix"`` or ``"hook"`` insist.
         execution: how the suffix of the network runs, see :class:`~shapley_cuda.Execution`; the hook path takes none.
-        memory_budget: bytes that a chunk of rows may take beside the model, data and cached prefix. Default: 32 MiB
-            on the CPU, a quarter of the free memory on a GPU.
+        prefix: where the results for each sample of what runs before the masks are kept: ``"memory"`` of the device
+            (default), there as ``"bfloat16"`` at half the size and with 8 bits of precision, on ``"disk"`` in a
+            temporary file, or nowhere: ``"recompute"`` runs it again for the samples of every chunk. With the last two,
+            memory does not grow with N, if data come from :func:`~shapley_cuda.stream_data`. The hook path keeps none.
+        memory_budget: bytes that a chunk of rows may take at its worst moment, or as a float in (0, 1] a share of what
+            is free; beside the model, data, kept prefix and what is returned, and without what libraries take within
+            one operation. Default: 32 MiB on the CPU, a quarter of the free memory on a GPU, or what a row takes.
+
+    Where memory runs out all the same, the rows of a chunk are evaluated in halves from then on, and payoffs are equal
+    to rounding. The sizes ``chunk_rows`` and ``chunk_walks``, which estimates are made by, stay as they are.
 
     Raises:
         GroupError: the group does not exist, or removing its channels is not what masking them computes.
         PathError: the path that was asked for cannot run this network.
-        ValueError, TypeError: bad data, devices or modes; nothing has been changed.
+        ValueError, TypeError: bad data, devices or modes, or a budget below a row; nothing has been changed.
+        torch.OutOfMemoryError: also from the methods: memory does not suffice for a single row.
 
     Example:
         >>> import shapley_cuda as sc
@@ -67,27 +82,33 @@ class ChannelGame:
         self,
         model: nn.Module,
         group: str | Group,
-        data: tuple[Tensor, Tensor],
+        data: tuple[Tensor, Tensor] | DataLoader[Any] | Dataset[Any],
         *,
         metric: str | Loss = "cross_entropy",
         path: str = "auto",
         execution: Execution | None = None,
-        memory_budget: int | None = None,
+        prefix: str = "memory",
+        memory_budget: int | float | None = None,
     ):
-        if memory_budget is not None and not (isinstance(memory_budget, int) and memory_budget >= 1):
-            raise ValueError(f"memory_budget must be at least 1 byte, got {memory_budget!r}")
+        check_budget(memory_budget)
+        if path not in ("auto", "walk", "suffix", "hook"):
+            raise ValueError(f"path must be 'auto', 'walk', 'suffix' or 'hook', got {path!r}")
+        if prefix not in KEPT:
+            raise ValueError(f"prefix must be one of {', '.join(KEPT)}, got {prefix!r}")
         self.model = model
         self.data = check_data(model, data, metric)
         self.metric, self.execution = metric, execution or Execution()
-        self.group = group if isinstance(group, Group) else find_group(model, group, self.data.inputs[:1])
+        self.group = group if isinstance(group, Group) else find_group(model, group, self.data.first(1))
         if not self.group.prunable:
             raise GroupError(f"group {self.group.name!r} cannot be pruned exactly: {self.group.reason}")
         self.n_evaluations = 0
-        check_exact(model, self.group, self.data.inputs)
-        self._linear_head: LinearWalk | None = None
-        self._walk, self._rows, self._why_not = self._choose_paths(path, self.execution)
-        self.memory_budget = default_budget(self.device) if memory_budget is None else memory_budget
-        self.bytes_per_row, self.bytes_per_walk = self._measure_memory(insist=path)
+        check_exact(model, self.group, self.data.inputs, self.device)
+        self.prefix = prefix
+        self._paths = choose_paths(model, self.group, self.data, path, self.execution, prefix, memory_budget)
+        self._portions = {what: Portions(what, self._sizes) for what in ("row", "walk")}
+        self.memory_budget = resolve_budget(memory_budget, self.device)
+        self.bytes_per_row = self.bytes_per_walk = 0
+        self._measure_memory(insist=path == "walk", is_default=memory_budget is None)
 
     @property
     def n_players(self) -> int:
@@ -102,12 +123,12 @@ class ChannelGame:
     @property
     def device(self) -> torch.device:
         """Where rows are evaluated."""
-        return self.data.inputs.device
+        return self.data.device
 
     @property
     def path(self) -> str:
         """The path that evaluates walks."""
-        return self._walk.name if self._walk else self._rows.name
+        return self._paths.walk.name if self._paths.walk else self._paths.rows.name
 
     @property
     def chunk_rows(self) -> int:
@@ -130,11 +151,13 @@ class ChannelGame:
         lines = [
             f"{self.group.name}: {self.n_players} players, {self.n_samples} samples on {self.device}, {metric}",
             f"read by {', '.join(c.name for c in self.group.consumers)}",
-            f"walks: {self.path} path; other rows: {self._rows.name} path",
+            f"walks: {self.path} path; other rows: {self._paths.rows.name} path; prefix: {self.prefix}",
             f"chunks of {self.chunk_walks} walks, {self.bytes_per_walk} bytes each, "
             f"or of {self.chunk_rows} rows, {self.bytes_per_row} bytes each",
         ]
-        return "\n".join(lines + [f"not the {name} path: {why}" for name, why in self._why_not.items()])
+        lines += [f"not the {name} path: {why}" for name, why in self._paths.why_not.items()]
+        limits = {what: portions.limit for what, portions in self._portions.items() if portions.limit}
+        return "\n".join(lines + [f"memory ran out: {what}s by {limit} at most" for what, limit in limits.items()])
 
     @torch.no_grad()
     def __call__(self, masks: Tensor) -> Tensor:
@@ -148,23 +171,16 @@ class ChannelGame:
         """
         masks = self._check_masks(masks)
         self.n_evaluations += masks.shape[0] * self.n_samples
-        head = self._head
-        if head is not None:
-            values = ops.masked_eval(
-                head.features, masks, head.weight, head.bias, self.data.targets, metric=str(self.metric)
-            )
-            return self._sign * values.double()
-        if masks.shape[0] == 0:
-            return torch.empty(0, dtype=torch.float64, device=self.device)
         totals = torch.zeros(masks.shape[0], dtype=torch.float64, device=self.device)
-        sample = torch.arange(self.n_samples, device=self.device)
-        rows_of_mask = max(1, self.chunk_rows // self.n_samples)
-        for first in range(0, masks.shape[0], rows_of_mask):
-            chunk = masks[first : first + rows_of_mask]
-            for part in sample.split(self.chunk_rows):
-                index = part.repeat(chunk.shape[0])
-                values = self._evaluate(chunk.repeat_interleave(part.numel(), 0), index)
-                totals[first : first + rows_of_mask] += values.double().view(chunk.shape[0], -1).sum(1)
+        masks_at_once = max(1, self.chunk_rows // self.n_samples)
+        for first, count in self._sample_chunks():
+            if self._head is not None:
+                totals += self._head.means(masks, first, first + count, self.data).double() * count
+                continue
+            for start in range(0, masks.shape[0], masks_at_once):
+                chunk = masks[start : start + masks_at_once]
+                values = self._evaluate_rows(chunk.shape[0] * count, _shared(chunk, first, count))
+                totals[start : start + masks_at_once] += values.double().view(-1, count).sum(1)
         return totals / self.n_samples
 
     @torch.no_grad()
@@ -181,7 +197,7 @@ class ChannelGame:
         masks = self._check_masks(masks)
         sample_index = self._check_index(sample_index, masks.shape[0])
         self.n_evaluations += masks.shape[0]
-        return self._evaluate_in_chunks(masks, sample_index)
+        return self._evaluate_rows(masks.shape[0], lambda a, b: (masks[a:b], sample_index[a:b]))
 
     @torch.no_grad()
     def walk_values(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
@@ -201,20 +217,21 @@ class ChannelGame:
                 f"permutations must be int32 with shape [R, {self.n_players}], got {described(permutations)}"
             )
         permutations = permutations.to(self.device)
-        if not _hold_everyone_once(permutations):  # before they are shortened: 2^32 would become 0
+        # Before they are shortened: 2^32 would become 0.
+        if not all(hold_everyone_once(chunk) for chunk in permutations.split(self.chunk_walks)):
             raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
         permutations = permutations.to(torch.int32)
         sample_index = self._check_index(sample_index, permutations.shape[0])
         shape = (permutations.shape[0], self.n_players + 1)
         if needed is not None and not is_tensor(needed, torch.bool, shape):
             raise ValueError(f"needed must be bool with shape {list(shape)}, got {described(needed)}")
-        fused = self._head is not None and self._walk is not None
+        fused = self._head is not None and self._paths.walk is not None
         self.n_evaluations += shape[0] * shape[1] if needed is None or fused else int(needed.sum())
-        values = torch.empty(shape, device=self.device)
+        values = torch.zeros(shape, device=self.device)
         for first in range(0, shape[0], self.chunk_walks):
             part = slice(first, first + self.chunk_walks)
             steps = None if needed is None else needed[part].to(self.device)
-            values[part] = self._evaluate_walks(permutations[part], sample_index[part], steps)
+            self._evaluate_walks(permutations[part], sample_index[part], steps, values[part])
         return values
 
     @torch.no_grad()
@@ -237,128 +254,123 @@ class ChannelGame:
                 f"it would evaluate 2^{self.n_players} coalitions of {self.n_samples} samples each; take the "
                 "permutation, regression or partial ranker"
             )
-        coalitions, head = AllCoalitions(self.n_players), self._head
-        if head is not None:
+        coalitions = AllCoalitions(self.n_players)
+        payoffs = torch.zeros(coalitions.count, dtype=torch.float64, device=self.device)
+        if self._head is not None:
             self.n_evaluations += coalitions.count * self.n_samples
-            metric = str(self.metric)
-            values = ops.exhaustive_eval(head.features, head.weight, head.bias, self.data.targets, metric=metric)
-            return self._sign * values.double()
-        payoffs = torch.empty(coalitions.count, dtype=torch.float64, device=self.device)
+            for first, count in self._sample_chunks():
+                payoffs.add_(self._head.means_of_all(first, first + count, self.data), alpha=count / self.n_samples)
+            return payoffs
         for first in range(0, coalitions.count, _MASKS_AT_ONCE):
             codes = coalitions.codes(first, min(_MASKS_AT_ONCE, coalitions.count - first), self.device)
             payoffs[codes] = self(masks_of_codes(codes, self.n_players))
         return payoffs
 
     @property
-    def _head(self) -> LinearWalk | None:
-        """The consumer, where kernels can give the payoff without the network's outputs in memory."""
-        return self._linear_head if isinstance(self.metric, str) else None
+    def _head(self) -> Head | None:
+        """Kernels that give the payoff without the network's outputs in memory, where there are such."""
+        return self._paths.head if isinstance(self.metric, str) else None
 
-    @property
-    def _sign(self) -> float:
-        return 1.0 if self.metric == "accuracy" else -1.0
+    def _sample_chunks(self) -> Iterator[tuple[int, int]]:
+        """First sample and number of samples, of as many as fit memory with a row each."""
+        for first in range(0, self.n_samples, self.chunk_rows):
+            yield first, min(self.chunk_rows, self.n_samples - first)
 
-    def _evaluate(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        head = self._head
-        if head is not None:
-            return self._sign * ops.masked_eval(
-                head.features, masks, head.weight, head.bias, self.data.targets,
-                sample_index=sample_index, metric=str(self.metric),
-            )  # fmt: skip
-        return self._payoff(self._rows.outputs(masks, sample_index), sample_index)
+    def _evaluate_rows(self, count: int, rows: Rows) -> Tensor:
+        """Payoffs of rows that are made when memory allows."""
+        payoffs = torch.empty(count, device=self.device)
+        return self._portions["row"].fill(payoffs, self.chunk_rows, lambda a, b: self._row_payoffs(*rows(a, b)))
 
-    def _evaluate_in_chunks(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        chunks = zip(masks.split(self.chunk_rows), sample_index.split(self.chunk_rows), strict=True)
-        values = [self._evaluate(m, s) for m, s in chunks if m.shape[0]]
-        return torch.cat(values) if values else torch.empty(0, device=self.device)
+    def _row_payoffs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
+        if self._head is not None:
+            return self._head.of_rows(masks, sample_index, self.data)
+        return self.data.payoffs(self._paths.rows.outputs(masks, sample_index), sample_index)
 
-    def _evaluate_walks(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None = None) -> Tensor:
-        head, steps = self._head, permutations.shape[1] + 1
-        if head is not None and self._walk is not None:
-            values = self._sign * ops.permutation_eval(
-                head.features, permutations, head.weight, head.bias, self.data.targets, sample_index,
-                metric=str(self.metric),
-            )  # fmt: skip
+    def _evaluate_walks(
+        self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None, values: Tensor
+    ) -> None:
+        """Write payoffs along walks into ``values [R, C + 1]``, where there are zeros."""
+
+        def work(a: int, b: int) -> Tensor:
+            return self._walk_payoffs(permutations[a:b], sample_index[a:b], None if needed is None else needed[a:b])
+
+        n_walks, steps = values.shape
+        if self._paths.walk is not None:
+            at_once = n_walks if needed is None else -(-n_walks // 2)  # of outputs that are needed, copies are made
+            self._portions["walk"].fill(values, at_once, work)
+            return
+        rows = torch.arange(n_walks * steps, device=self.device)
+        rows = rows if needed is None else rows[needed.flatten()]
+        payoffs = self._evaluate_rows(
+            len(rows), lambda a, b: (masks_of_walks(permutations, rows[a:b]), sample_index[rows[a:b] // steps])
+        )
+        values.view(-1).index_copy_(0, rows, payoffs)
+
+    def _walk_payoffs(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None) -> Tensor:
+        walk, steps = self._paths.walk, permutations.shape[1] + 1
+        assert walk is not None
+        if self._head is not None:
+            values = self._head.of_walks(permutations, sample_index, self.data)
             return values if needed is None else values.where(needed, 0.0)
-        if needed is not None and not bool(needed.any()):
-            return torch.zeros(needed.shape, device=self.device)
-        chosen = slice(None) if needed is None else needed.flatten()
-        rows = sample_index.repeat_interleave(steps)[chosen]
-        if self._walk is None:
-            payoffs = self._evaluate_in_chunks(masks_of_walks(permutations).flatten(0, 1)[chosen], rows)
-        else:
-            payoffs = self._payoff(self._walk.outputs(permutations, sample_index, chosen), rows)
+        rows = sample_index.repeat_interleave(steps)
         if needed is None:
-            return payoffs.view(-1, steps)
-        return torch.zeros(needed.shape, device=self.device).masked_scatter_(needed, payoffs)
+            return self.data.payoffs(walk.outputs(permutations, sample_index, slice(None)), rows).view(-1, steps)
+        values = torch.zeros(needed.shape, device=self.device)
+        if bool(needed.any()):
+            chosen = needed.flatten()
+            payoffs = self.data.payoffs(walk.outputs(permutations, sample_index, chosen), rows[chosen])
+            values.masked_scatter_(needed, payoffs)
+        return values
 
-    def _payoff(self, outputs: Tensor, sample_index: Tensor) -> Tensor:
-        if isinstance(self.metric, str):
-            if outputs.dim() != 2:
-                raise ValueError(
-                    f"metric {self.metric!r} needs network outputs [rows, K], got {list(outputs.shape)}; "
-                    "give a callable for other outputs"
-                )
-            if outputs.dtype == torch.float64:
-                outputs = outputs.float()  # payoffs are float32; the ops leave it to their callers to give bits away
-            return self._sign * ops.loss_difference(
-                outputs, self.data.targets, sample_index=sample_index, metric=self.metric
+    def _sizes(self) -> str:
+        sizes = f"a row was measured to take {self.bytes_per_row}, a walk {self.bytes_per_walk} (0: not measured yet)"
+        return f"memory_budget is {self.memory_budget} bytes, {sizes}"
+
+    def _fit(self, what: str, needs: int, is_default: bool) -> None:
+        """Raise the default budget to what is needed at least, or refuse a budget below it."""
+        if is_default:
+            self.memory_budget = max(self.memory_budget, needs)
+        elif needs > self.memory_budget:
+            raise ValueError(
+                f"memory_budget must hold at least {what}, which takes {needs} bytes, got {self.memory_budget}"
             )
-        loss = self.metric(outputs, self.data.targets[sample_index])
-        if loss.shape != (outputs.shape[0],):
-            raise ValueError(f"metric must return one loss per row, [{outputs.shape[0]}], got {list(loss.shape)}")
-        return self._sign * loss.float()
 
     @torch.no_grad()
-    def _choose_paths(self, path: str, execution: Execution) -> tuple[WalkPath | None, RowPath, dict[str, str]]:
-        if path not in ("auto", "walk", "suffix", "hook"):
-            raise ValueError(f"path must be 'auto', 'walk', 'suffix' or 'hook', got {path!r}")
-        inputs, why_not = self.data.inputs, dict[str, str]()
-        walk: WalkPath | None = None
-        rows: RowPath | None = None
-        if path == "hook":
-            return None, HookPath(self.model, self.group, inputs), why_not
-        try:
-            prefix = Prefix(Traced(self.model, inputs), inputs)
-        except PathError as error:
-            if path != "auto":
-                raise
-            return None, HookPath(self.model, self.group, inputs), {"walk": str(error), "suffix": str(error)}
-        try:
-            walk = WalkPath(prefix, self.group, execution)
-            self._linear_head = walk.head
-        except PathError as error:
-            if path == "walk":
-                raise
-            why_not["walk"] = str(error)
-        if path == "suffix":  # row by row as asked, but through the head's kernel where there is one
-            walk, why_not = None, {}
-        try:
-            rows = SuffixPath(prefix, self.group, execution)
-        except PathError as error:
-            if path == "suffix":
-                raise
-            why_not["suffix"] = str(error)
-        return walk, rows or HookPath(self.model, self.group, inputs), why_not
+    def _measure_memory(self, insist: bool, is_default: bool) -> None:
+        """Tell from a trial of two what a row and a walk take at most; the trial also proves that they can run."""
+        samples = torch.arange(2, device=self.device) % self.n_samples
+        permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).repeat(2, 1)
+        steps = self.n_players + 1
 
-    @torch.no_grad()
-    def _measure_memory(self, insist: str) -> tuple[int, int]:
-        """Peak bytes that one row and one walk take, from a trial of a few; the trial also proves that they can run."""
-        masks = torch.ones(_TRIAL, self.n_players, dtype=torch.bool, device=self.device)
-        sample_index = torch.zeros(_TRIAL, dtype=torch.int64, device=self.device)
-        with PeakMemory() as memory:
-            self._evaluate(masks, sample_index)
-        bytes_per_row = max(1, memory.peak // _TRIAL)
-        pair = 2 * bytes_per_row * (self.n_players + 1)
-        if self._walk is not None and self._head is None and insist != "walk" and pair > self.memory_budget:
-            self._why_not["walk"] = f"a pair of walks takes up to {pair} bytes, the budget is {self.memory_budget}"
-            self._walk = None
-        if self._walk is None:
-            return bytes_per_row, (bytes_per_row + _MASK_BYTES * self.n_players) * (self.n_players + 1)
-        permutations = torch.arange(self.n_players, dtype=torch.int32, device=self.device).repeat(_TRIAL, 1)
-        with PeakMemory() as memory:
-            self._evaluate_walks(permutations, sample_index)
-        return bytes_per_row, max(1, memory.peak // _TRIAL)
+        def peak_of_rows(count: int) -> int:
+            with PeakMemory() as memory:
+                rows = steps - 1 - torch.arange(count, device=self.device)
+                masks = masks_of_walks(permutations[:1], rows)
+                list(self._portions["row"].run(count, count, lambda a, b: self._row_payoffs(masks[a:b], samples[a:b])))
+            return memory.peak
+
+        both = peak_of_rows(2)
+        # What does not grow with the rows counts in full where one row is all that fits.
+        self.bytes_per_row = _ROW_BYTES + (-(-both // 2) if both <= self.memory_budget else peak_of_rows(1))
+        self._fit("a row", self.bytes_per_row, is_default)
+        self.bytes_per_walk = self.bytes_per_row * steps
+        if self._paths.walk is None:
+            return
+        pair = 2 * self.bytes_per_walk
+        if self._head is not None or insist or pair <= self.memory_budget:
+            with PeakMemory() as memory:
+                hold_everyone_once(permutations)
+                self._evaluate_walks(permutations, samples, None, torch.empty(2, steps, device=self.device))
+            pair = memory.peak
+        if insist:
+            self._fit("a pair of walks", pair, is_default)
+        if pair <= self.memory_budget:
+            self.bytes_per_walk = max(1, -(-pair // 2))
+        else:
+            self._paths.why_not["walk"] = (
+                f"a pair of walks takes up to {pair} bytes, the budget is {self.memory_budget}"
+            )
+            self._paths.walk = None
 
     def _check_masks(self, masks: Tensor) -> Tensor:
         if not is_tensor(masks, torch.bool, (-1, self.n_players)):
@@ -376,21 +388,11 @@ class ChannelGame:
         return sample_index.to(self.device)
 
 
-def masks_of_walks(permutations: Tensor) -> Tensor:
-    """Coalitions along walks: int32 ``[R, C]`` -> bool ``[R, C + 1, C]``; in step j the first j players are kept."""
-    n_walks, n_players = permutations.shape
-    # The CPU compares 16-bit numbers fastest, and several times faster if the result has their type too.
-    numbers = torch.arange(n_players + 1, device=permutations.device)
-    numbers = numbers.to(torch.int16 if n_players < 1 << 15 else torch.int32)
-    joins = numbers.new_empty(n_walks, n_players)
-    joins.scatter_(1, permutations.long(), numbers[:-1].expand(n_walks, -1))
-    kept = numbers.new_empty(n_walks, n_players + 1, n_players)
-    return torch.lt(joins[:, None], numbers[:, None], out=kept).bool()
+def _shared(masks: Tensor, first: int, count: int) -> Rows:
+    """Rows of every mask on each of ``count`` samples, mask after mask."""
 
+    def rows(a: int, b: int) -> tuple[Tensor, Tensor]:
+        row = torch.arange(a, b, device=masks.device)
+        return masks[row // count], first + row % count
 
-def _hold_everyone_once(permutations: Tensor) -> bool:
-    """Whether each row of ``[R, C]`` holds 0 to C - 1, in any order."""
-    n_walks, n_players = permutations.shape
-    seen = torch.zeros(n_walks, n_players + 2, dtype=torch.bool, device=permutations.device)
-    seen.scatter_(1, permutations.clamp(-1, n_players).long() + 1, True)  # what is out of range marks the ends
-    return bool(seen[:, 1:-1].all())
+    return rows

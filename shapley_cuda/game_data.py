@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from . import ops
+from .batch_reader import is_pair
+from .mapped import stream_data
 
 __all__ = ["METRICS", "GameData", "Loss", "check_data", "described", "is_tensor"]
 
@@ -19,10 +24,50 @@ METRICS = ("cross_entropy", "accuracy", "squared_error")
 
 @dataclass(frozen=True)
 class GameData:
-    """Checked data: inputs ``[N, ...]`` and targets, one per input."""
+    """Checked data, and how outputs do on them.
+
+    Attributes:
+        inputs: ``[N, ...]``, on the device or on the CPU, there in memory or in a memory-mapped file.
+        targets: one per input, on the device.
+        metric: one of :data:`METRICS`, or the user's loss.
+        device: where the network runs.
+    """
 
     inputs: Tensor
     targets: Tensor
+    metric: str | Loss
+    device: torch.device
+
+    @property
+    def sign(self) -> float:
+        """That turns the metric into a payoff, of which more is better."""
+        return 1.0 if self.metric == "accuracy" else -1.0
+
+    def first(self, count: int) -> Tensor:
+        """The first inputs, on the device."""
+        return self.inputs[:count].to(self.device)
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of all samples, on the device."""
+        for first in range(0, self.inputs.shape[0], size):
+            part = slice(first, first + size)
+            yield self.inputs[part].to(self.device), self.targets[part]
+
+    def payoffs(self, outputs: Tensor, sample_index: Tensor) -> Tensor:
+        """Payoffs ``[R]`` of the network's outputs ``[R, ...]`` for samples."""
+        if not isinstance(self.metric, str):
+            loss = self.metric(outputs, self.targets[sample_index])
+            if loss.shape != (outputs.shape[0],):
+                raise ValueError(f"metric must return one loss per row, [{outputs.shape[0]}], got {list(loss.shape)}")
+            return self.sign * loss.float()
+        if outputs.dim() != 2:
+            raise ValueError(
+                f"metric {self.metric!r} needs network outputs [rows, K], got {list(outputs.shape)}; "
+                "give a callable for other outputs"
+            )
+        if outputs.dtype == torch.float64:
+            outputs = outputs.float()  # payoffs are float32; the ops leave it to their callers to give bits away
+        return self.sign * ops.loss_difference(outputs, self.targets, sample_index=sample_index, metric=self.metric)
 
 
 def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
@@ -37,7 +82,9 @@ def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
             f"model must be in evaluation mode (model.eval()), got {training[0]} in training mode: dropout and batch "
             "statistics would make payoffs random"
         )
-    if not (isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)):
+    if isinstance(data, (DataLoader, Dataset)):
+        data = stream_data(data)
+    if not is_pair(data):
         got = [type(d).__name__ for d in data] if isinstance(data, (tuple, list)) else type(data).__name__
         raise TypeError(f"data must be a pair of tensors (inputs, targets), got {got}")
     split = getattr(data, "name", None)
@@ -63,10 +110,15 @@ def check_data(model: nn.Module, data: Any, metric: str | Loss) -> GameData:
         raise ValueError(
             f"targets must be floating point [N, K] for {metric}, got {targets.dtype} {list(targets.shape)}"
         )
-    devices = {p.device for p in model.parameters()} | {inputs.device, targets.device}
+    devices = {p.device for p in model.parameters()} or {inputs.device}
+    # The CPU's memory may hold samples for a network that runs elsewhere.
+    devices |= {t.device for t in (inputs, targets)} - {torch.device("cpu")}
     if len(devices) > 1:
-        raise ValueError(f"model and data must be on one device, got {', '.join(sorted(map(str, devices)))}")
-    return GameData(inputs.detach(), targets)
+        raise ValueError(
+            f"model and data must be on one device, but for data on the CPU, got {', '.join(sorted(map(str, devices)))}"
+        )
+    (device,) = devices
+    return GameData(inputs.detach(), targets.to(device), metric, device)
 
 
 def is_tensor(value: object, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:

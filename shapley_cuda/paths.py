@@ -8,14 +8,14 @@ A *row* is one sample under one coalition. Every path applies a coalition at the
 - ``WalkPath`` is for one consumer that is a convolution or a linear layer: its output at all steps of a walk comes from
   one call of a walk kernel, adding one channel at a time, and only what follows it runs per row.
 
-Where nothing follows a linear consumer, ``WalkPath.head``, kernels go from coalitions or walks straight to payoffs on
-either of the last two, and no row is ever made.
+Where nothing follows a linear consumer, kernels go from coalitions or walks straight to payoffs on either of the
+last two, and no row is ever made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -24,13 +24,17 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import ops
 from .epilogue import Epilogue, find_epilogue
+from .game_data import GameData
 from .groups import Group
 from .masking import PathError, input_masks, masked
-from .split import Prefix, Split
+from .prefix import Prefix, SampleValues, values_of_inputs
+from .split import Split
+from .tracing import Traced
 
-__all__ = ["Execution", "HookPath", "RowPath", "SuffixPath", "WalkPath"]
+__all__ = ["Execution", "Head", "HookPath", "Paths", "RowPath", "SuffixPath", "WalkPath", "choose_paths"]
 
 
+_TRACED = 3  # samples that a network is traced on
 _IMAGE_LAYERS = (nn.Conv2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
@@ -65,13 +69,15 @@ class HookPath:
 
     name = "hook"
 
-    def __init__(self, model: nn.Module, group: Group, inputs: Tensor):
-        self.model, self.inputs = model, inputs
-        self._consumers = input_masks(model, group, inputs.device)
+    def __init__(self, model: nn.Module, group: Group, data: GameData):
+        self.model = model
+        self._inputs = values_of_inputs(data.inputs, data.device)
+        self._consumers = input_masks(model, group, data.device)
 
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
+        (inputs,), local, _ = self._inputs.take(sample_index)
         with masked(self.model, self._consumers, masks):
-            return self.model(self.inputs[sample_index])
+            return self.model(inputs[local])
 
 
 def _settle(execution: Execution, split: Split, device: torch.device) -> Execution:
@@ -87,28 +93,28 @@ def _settle(execution: Execution, split: Split, device: torch.device) -> Executi
 
 
 class _Suffix:
-    """The part of a network that runs per row, with what its rows are gathered from."""
+    """The part of a network that runs per row, on values of the prefix."""
 
-    def __init__(self, split: Split, prefix: Prefix, execution: Execution):
-        self.dtype = execution.dtype
-        self.boundary = [_prepare(values, execution) for values in prefix.values(split.boundary)]
+    def __init__(self, split: Split, execution: Execution):
+        self._execution = execution
         self.run: Callable[..., Tensor] = split.suffix
         self._as_it_is = split.suffix
         if execution.compile:
             self.run = torch.compile(split.suffix, mode=None if execution.compile is True else execution.compile)
 
-    def __call__(self, masks: Tensor | None, sample_index: Tensor, *rows: Tensor) -> Tensor:
-        with torch.autocast(sample_index.device.type, self.dtype, enabled=self.dtype is not None):
+    def form(self, values: Tensor) -> Tensor:
+        """Values of the prefix as the suffix gathers its rows from them."""
+        if self._execution.channels_last and values.dim() == 4:
+            values = values.contiguous(memory_format=torch.channels_last)
+        narrower = self._execution.dtype is not None and values.is_floating_point()
+        return values.to(self._execution.dtype) if narrower else values
+
+    def __call__(self, masks: Tensor | None, index: Tensor, *values: Tensor) -> Tensor:
+        dtype = self._execution.dtype
+        with torch.autocast(index.device.type, dtype, enabled=dtype is not None):
             # What torch.compile first meets while memory is counted, by a dispatch mode, it never compiles.
             run = self._as_it_is if is_in_torch_dispatch_mode() else self.run
-            return run(masks, sample_index, *self.boundary, *rows)
-
-
-def _prepare(values: Tensor, execution: Execution) -> Tensor:
-    if execution.channels_last and values.dim() == 4:
-        values = values.contiguous(memory_format=torch.channels_last)
-    narrower = execution.dtype is not None and values.is_floating_point()
-    return values.to(execution.dtype) if narrower else values
+            return run(masks, index, *values)
 
 
 class SuffixPath:
@@ -117,27 +123,28 @@ class SuffixPath:
     name = "suffix"
 
     def __init__(self, prefix: Prefix, group: Group, execution: Execution):
-        traced, device = prefix.traced, prefix.inputs.device
+        traced = prefix.traced
         roots = traced.calls(c.name for c in group.consumers)
-        split = Split(traced, roots, input_masks(traced.module, group, device))
-        self._suffix = _Suffix(split, prefix, _settle(execution, split, device))
+        split = Split(traced, roots, input_masks(traced.module, group, prefix.device))
+        self._suffix = _Suffix(split, _settle(execution, split, prefix.device))
+        self._values = prefix.values(split.boundary, [self._suffix.form] * len(split.boundary))
 
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
-        return self._suffix(masks, sample_index)
+        values, local, _ = self._values.take(sample_index)
+        return self._suffix(masks, local, *values)
 
 
 class WalkPath:
     """Walks through one consumer, by kernels that add one channel at a time.
 
     Attributes:
-        head: the consumer, if it is a linear layer whose output is the network's output, so that a fused kernel can
-            give the metric itself; else None.
+        head: the consumer, if it is a linear layer whose output is the network's output; else None.
     """
 
     name = "walk"
 
     def __init__(self, prefix: Prefix, group: Group, execution: Execution):
-        traced, device = prefix.traced, prefix.inputs.device
+        traced, device = prefix.traced, prefix.device
         if len(group.consumers) != 1:
             raise PathError(f"{len(group.consumers)} layers read the channels; a walk kernel serves one")
         consumer = group.consumers[0]
@@ -149,62 +156,61 @@ class WalkPath:
             raise PathError(f"consumer {consumer.name} has hooks of its own, which a walk kernel would not run")
         columns = _columns_by_player(consumer.player_of_input, group.n_players).to(device)
         call = calls[0]
+        x = call.all_input_nodes[0]
         epilogue = find_epilogue(traced, call)
         residuals = [] if epilogue.residual is None else [epilogue.residual]
-        known = [call.all_input_nodes[0], *residuals]
-        split = Split(traced, [epilogue.last], known=known)
+        split = Split(traced, [epilogue.last], known=[x, *residuals])
         execution = _settle(execution, split, device)
-        x, *residual = prefix.values([*known, *split.boundary])[: len(known)]
-        if x.dtype == torch.float64:
+        if layer.weight.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
-        if type(layer) is nn.Linear and x.dim() != 2:
-            raise PathError(f"the input of {consumer.name} has {x.dim()} dimensions, a walk kernel needs 2")
-        self._suffix = _Suffix(split, prefix, execution)
-        self.head: LinearWalk | None = None
+        if type(layer) is nn.Linear and len(traced.shapes[x]) != 2:
+            raise PathError(
+                f"the input of {consumer.name} has {len(traced.shapes[x])} dimensions, a walk kernel needs 2"
+            )
         if type(layer) is nn.Conv2d:
-            self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, x, columns, epilogue, residual, execution)
+            self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, columns, epilogue, execution)
         elif type(layer) is nn.Linear:
-            self._kernel = LinearWalk(layer, x, columns, epilogue, residual, execution)
-            if all(user.op == "output" and user.args[0] is call for user in call.users):
-                self.head = self._kernel
+            self._kernel = LinearWalk(layer, columns, epilogue, execution)
         else:
             raise PathError(f"consumer {consumer.name} is a {type(layer).__name__}, not an nn.Linear or nn.Conv2d")
+        self._suffix = _Suffix(split, execution)
+        forms = [self._kernel.form, *[Tensor.float] * len(residuals), *[self._suffix.form] * len(split.boundary)]
+        self._values = prefix.values([x, *residuals, *split.boundary], forms)
+        self._has_residual = bool(residuals)
+        self.head: Head | None = None
+        if isinstance(self._kernel, LinearWalk) and all(u.op == "output" and u.args[0] is call for u in call.users):
+            self.head = Head(self._values, self._kernel.weight, self._kernel.bias)
 
     def outputs(self, permutations: Tensor, sample_index: Tensor, chosen: Tensor | slice) -> Tensor:
         """Network outputs ``[rows, ...]`` at the chosen ones of the R * (C + 1) steps of R walks, walk after walk."""
-        steps = permutations.shape[1] + 1
-        rows = self._kernel.rows(permutations, sample_index)
-        return self._suffix(None, sample_index.repeat_interleave(steps)[chosen], rows[chosen])
+        (x, *others), local, _ = self._values.take(sample_index)
+        residual = others.pop(0) if self._has_residual else None
+        rows = self._kernel.rows(x, residual, permutations, local)[chosen]
+        return self._suffix(None, local.repeat_interleave(permutations.shape[1] + 1)[chosen], *others, rows)
 
 
 class LinearWalk:
     """A linear consumer with its input columns in the players' order and its epilogue fused.
 
     Attributes:
-        features: float ``[N, C, S]``.
         weight: ``[K, C * S]``.
         bias: ``[K]`` or None.
     """
 
-    def __init__(
-        self,
-        layer: nn.Linear,
-        x: Tensor,
-        columns: Tensor,
-        epilogue: Epilogue,
-        residual: Sequence[Tensor],
-        execution: Execution,
-    ):
-        self.features = x[:, columns.flatten()].view(x.shape[0], *columns.shape).contiguous()
+    def __init__(self, layer: nn.Linear, columns: Tensor, epilogue: Epilogue, execution: Execution):
         self.weight = layer.weight.detach()[:, columns.flatten()].contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach()
-        self._epilogue, self._residual = epilogue, residual[0].float() if residual else None
+        self._columns, self._epilogue = columns, epilogue
         self._dtype = execution.dtype or layer.weight.dtype
 
-    def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+    def form(self, x: Tensor) -> Tensor:
+        """Features ``[N, C, S]`` from the layer's input."""
+        return _in_order(x, self._columns.flatten()).view(-1, *self._columns.shape)
+
+    def rows(self, features: Tensor, residual: Tensor | None, permutations: Tensor, index: Tensor) -> Tensor:
         """What the suffix reads at every step, ``[R * (C + 1), K]``."""
         steps = ops.permutation_linear(
-            self.features, permutations, self.weight, self.bias, sample_index, residual=self._residual,
+            features, permutations, self.weight, self.bias, index, residual=residual,
             activation=self._epilogue.activation, negative_slope=self._epilogue.negative_slope,
         )  # fmt: skip
         return steps.flatten(0, 1).to(self._dtype)
@@ -213,34 +219,137 @@ class LinearWalk:
 class ConvWalk:
     """A convolution that is the consumer, with its input channels in the players' order and its epilogue fused."""
 
-    def __init__(
-        self,
-        layer: nn.Conv2d,
-        x: Tensor,
-        columns: Tensor,
-        epilogue: Epilogue,
-        residual: Sequence[Tensor],
-        execution: Execution,
-    ):
+    def __init__(self, layer: nn.Conv2d, columns: Tensor, epilogue: Epilogue, execution: Execution):
         if columns.shape[1] != 1 or layer.groups != 1:
             raise PathError("several input channels of the consumer belong to one player")
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise PathError(f"padding {layer.padding!r}, mode {layer.padding_mode!r} is not known to the walk kernel")
-        order = columns[:, 0]
-        self.x, self.weight = x[:, order].contiguous(), layer.weight.detach()[:, order].contiguous()
-        self.bias = None if layer.bias is None else layer.bias.detach()
+        self._order = columns[:, 0]
+        self._weight = layer.weight.detach()[:, self._order].contiguous()
+        self._bias = None if layer.bias is None else layer.bias.detach()
         self._window = (list(layer.stride), list(layer.padding), list(layer.dilation))
-        self._epilogue, self._residual = epilogue, residual[0].float() if residual else None
-        self._channels_last, self._dtype = bool(execution.channels_last), execution.dtype or layer.weight.dtype
+        self._epilogue, self._channels_last = epilogue, bool(execution.channels_last)
+        self._dtype = execution.dtype or layer.weight.dtype
 
-    def rows(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+    def form(self, x: Tensor) -> Tensor:
+        """The layer's input ``[N, C, H, W]``, the players in their order."""
+        return _in_order(x, self._order)
+
+    def rows(self, x: Tensor, residual: Tensor | None, permutations: Tensor, index: Tensor) -> Tensor:
         """What the suffix reads at every step, ``[R * (C + 1), K, H', W']``."""
         steps = ops.permutation_conv2d(
-            self.x, self.weight, self.bias, permutations, sample_index, *self._window,
-            residual=self._residual, activation=self._epilogue.activation,
+            x, self._weight, self._bias, permutations, index, *self._window,
+            residual=residual, activation=self._epilogue.activation,
             negative_slope=self._epilogue.negative_slope, pool=self._epilogue.pool, channels_last=self._channels_last,
         )  # fmt: skip
         return steps.flatten(0, 1).to(self._dtype)
+
+
+class Head:
+    """Kernels from coalitions or walks straight to payoffs, of a metric that has a name and a linear layer's output.
+
+    Args:
+        values: the layer's input, float ``[N, C, S]``.
+        weight: ``[K, C * S]``.
+        bias: ``[K]`` or None.
+    """
+
+    def __init__(self, values: SampleValues, weight: Tensor, bias: Tensor | None):
+        self._values, self._weight, self._bias = values, weight, bias
+
+    def of_walks(self, permutations: Tensor, sample_index: Tensor, data: GameData) -> Tensor:
+        """Payoffs ``[R, C + 1]`` at every step of R walks."""
+        (features, *_), local, samples = self._values.take(sample_index)
+        return data.sign * ops.permutation_eval(
+            features, permutations, self._weight, self._bias, data.targets[samples], local, metric=str(data.metric)
+        )
+
+    def of_rows(self, masks: Tensor, sample_index: Tensor, data: GameData) -> Tensor:
+        """Payoffs ``[R]`` of coalition ``masks[r]`` on sample ``sample_index[r]``."""
+        (features, *_), local, samples = self._values.take(sample_index)
+        return data.sign * ops.masked_eval(
+            features, masks, self._weight, self._bias, data.targets[samples], sample_index=local,
+            metric=str(data.metric),
+        )  # fmt: skip
+
+    def means(self, masks: Tensor, first: int, last: int, data: GameData) -> Tensor:
+        """Mean payoffs ``[M]`` of coalitions over samples first .. last - 1."""
+        (features, *_), _, samples = self._values.span(first, last)
+        return data.sign * ops.masked_eval(
+            features, masks, self._weight, self._bias, data.targets[samples], metric=str(data.metric)
+        )
+
+    def means_of_all(self, first: int, last: int, data: GameData) -> Tensor:
+        """The same of all coalitions, ``[2^C]``, by their codes."""
+        (features, *_), _, samples = self._values.span(first, last)
+        return data.sign * ops.exhaustive_eval(
+            features, self._weight, self._bias, data.targets[samples], metric=str(data.metric)
+        )
+
+
+@dataclass
+class Paths:
+    """The ways that a game runs its network.
+
+    Attributes:
+        rows: for rows.
+        walk: for walks, if they have one of their own.
+        head: for both, where the metric is a kernel's.
+        why_not: reasons against other paths, by their names.
+    """
+
+    rows: RowPath
+    walk: WalkPath | None = None
+    head: Head | None = None
+    why_not: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def choose_paths(
+    model: nn.Module,
+    group: Group,
+    data: GameData,
+    path: str,
+    execution: Execution,
+    kept: str,
+    budget: int | float | None,
+) -> Paths:
+    """Find the fastest ways to run a network, or the one that ``path`` insists on.
+
+    Raises:
+        PathError: that one cannot run it.
+    """
+    if path == "hook":
+        return Paths(HookPath(model, group, data))
+    try:
+        prefix = Prefix(Traced(model, data.first(_TRACED)), data.inputs, data.device, kept, budget)
+    except PathError as error:
+        if path != "auto":
+            raise
+        return Paths(HookPath(model, group, data), why_not={"walk": str(error), "suffix": str(error)})
+    walk: WalkPath | None = None
+    why_not = dict[str, str]()
+    try:
+        walk = WalkPath(prefix, group, execution)
+    except PathError as error:
+        if path == "walk":
+            raise
+        why_not["walk"] = str(error)
+    head = None if walk is None else walk.head
+    if path == "suffix":  # row by row as asked, but through the head's kernel where there is one
+        walk, why_not = None, {}
+    try:
+        return Paths(SuffixPath(prefix, group, execution), walk, head, why_not)
+    except PathError as error:
+        if path == "suffix":
+            raise
+        return Paths(HookPath(model, group, data), walk, head, why_not | {"suffix": str(error)})
+
+
+def _in_order(x: Tensor, order: Tensor) -> Tensor:
+    """Columns ``x[:, order]``, contiguous, without a copy where they are so already."""
+    in_order = torch.equal(order, torch.arange(x.shape[1], device=order.device))
+    return (x if in_order else x[:, order]).contiguous()
 
 
 def _columns_by_player(player_of_input: Tensor, n_players: int) -> Tensor:

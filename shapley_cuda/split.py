@@ -10,39 +10,7 @@ from torch import Tensor, fx
 from .masking import InputMask, PathError
 from .tracing import Traced
 
-__all__ = ["Prefix", "Split"]
-
-_PREFIX_BATCH = 256
-
-
-class Prefix:
-    """Values of a network that no mask reaches, one entry per sample. What was asked for once is not computed again.
-
-    Args:
-        traced: the network.
-        inputs: all samples.
-    """
-
-    def __init__(self, traced: Traced, inputs: Tensor):
-        self.traced, self.inputs = traced, inputs
-        self._known: dict[fx.Node, Tensor] = {}
-
-    def values(self, nodes: Sequence[fx.Node]) -> list[Tensor]:
-        """The values of some nodes on all samples."""
-        missing = [n for n in dict.fromkeys(nodes) if n not in self._known]
-        if missing:
-            network = self._network(missing)
-            batches = [network(batch) for batch in self.inputs.split(_PREFIX_BATCH)]
-            values = (torch.cat(parts) for parts in zip(*batches, strict=True))
-            self._known.update(zip(missing, values, strict=True))
-        return [self._known[n] for n in nodes]
-
-    def _network(self, wanted: Sequence[fx.Node]) -> fx.GraphModule:
-        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-        for node in _ancestors_or_self(self.traced.graph, wanted):
-            copies[node] = graph.node_copy(node, lambda n: copies[n])
-        graph.output(tuple(copies[n] for n in wanted))
-        return fx.GraphModule(self.traced.module, graph)
+__all__ = ["Split"]
 
 
 class Split:
@@ -134,14 +102,6 @@ def _descendants(graph: fx.Graph, roots: Sequence[fx.Node]) -> set[fx.Node]:
         if any(a in found for a in node.all_input_nodes):
             found.add(node)
     return found
-
-
-def _ancestors_or_self(graph: fx.Graph, wanted: Sequence[fx.Node]) -> list[fx.Node]:
-    found = set(wanted)
-    for node in reversed(graph.nodes):
-        if node in found:
-            found.update(node.all_input_nodes)
-    return [n for n in graph.nodes if n in found or n.op == "placeholder"]
 
 
 def _own_rows(masks: Tensor) -> Tensor:

@@ -148,8 +148,8 @@ class Apoz(Ranker):
                 hook = partial(_count_active, players=players, active=active, seen=seen)
                 layer = game.model.get_submodule(consumer.name)
                 handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-            for batch in game.data.inputs.split(_BATCH):
-                game.model(batch)
+            for inputs, _ in game.data.batches(_BATCH):
+                game.model(inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -182,7 +182,7 @@ def _count_active(layer: nn.Module, args: Any, kwargs: Any, *, players: Tensor, 
 
 def _coupled_items(game: ChannelGame, whole_group: bool) -> tuple[nn.Module, list[Any]]:
     """A copy of the network, and the items of the game's group in it that an importance is to count."""
-    twin, items = coupled_items(game.model, game.group.name, game.data.inputs[:1])
+    twin, items = coupled_items(game.model, game.group.name, game.data.first(1))
     return twin, [item for item in items if whole_group or item.dep.pruning_fn in _PRODUCING]
 
 
@@ -192,7 +192,7 @@ def _accumulate_gradients(game: ChannelGame, twin: nn.Module) -> None:
         for parameter in twin.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-        for inputs, targets in zip(game.data.inputs.split(_BATCH), game.data.targets.split(_BATCH), strict=True):
+        for inputs, targets in game.data.batches(_BATCH):
             # Copies: what was made under inference_mode could not be kept for the backward pass.
             losses = _row_losses(game, twin(inputs.clone()), targets.clone())
             if not losses.requires_grad:

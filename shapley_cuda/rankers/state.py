@@ -204,6 +204,7 @@ def fingerprint(game: ChannelGame) -> dict[str, Any]:
         "players": game.n_players,
         "metric": metric,
         "path": game.path,
+        "prefix": game.prefix,
         "execution": repr(game.execution),
     }
 
