@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import shapley_cuda as sc
 from shapley_cuda.memory import PeakMemory
 
-ROOT = Path(__file__).parent.parent
 N_SAMPLES, N_PLAYERS, SIZE = 12, 24, 10
 ROW = 4 * 24 * SIZE * SIZE  # bytes of the consumer's output for one row
 WALK = (N_PLAYERS + 1) * ROW
@@ -100,9 +99,9 @@ def test_peak_of_coalitions_shared_by_all_samples_is_within_the_budget(path: str
 def run_apart(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program after the imports of this file, in a process of its own."""
     program = "import torch; torch.set_num_threads(1); from test_bounded_memory import *\n" + code
-    path = os.pathsep.join([str(ROOT), str(ROOT / "python_tests")])
+    # In this folder, not in the source tree, whose package without its native module would come first.
     return subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": path} | environment,
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, env=os.environ | environment,
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
