@@ -20,12 +20,14 @@ from shapley_cuda.study import (
     Measurement,
     StudyConfig,
     StudyResult,
+    markdown,
     run_study,
     study_tables,
     write_study,
 )
 from shapley_cuda.study.summary import error_slope, largest_budgets, spread, summarise
 
+DOCS = Path(__file__).parent.parent / "docs"
 N_SAMPLES = 20
 CONFIG = StudyConfig(
     name="tiny",
@@ -325,3 +327,14 @@ def test_studies_that_ship_name_themselves_and_layers_that_exist() -> None:
         groups = sc.find_groups(sc.pretrained(config.network), torch.zeros(1, 1, 28, 28))
         assert set(config.layers) <= {group.name for group in groups if group.prunable}
         assert config.quick().passes[-1] <= 4
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_page_shows_the_results_beside_it(name: str) -> None:
+    shown = StudyResult.load(DOCS / "figures" / f"{name}.json")
+    assert shown.config == STUDIES[name]
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    assert f"<!-- tables of {name} -->\n\n{markdown(shown)}\n<!-- end of {name} -->" in page
+    figures = sorted(path.name for path in (DOCS / "figures").glob(f"{name}-[!s]*.png"))
+    assert len(figures) == 4
+    assert all(f"(figures/{figure})" in page for figure in figures)

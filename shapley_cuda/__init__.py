@@ -57,11 +57,13 @@ from .samplers import (
     WalkSampler,
 )
 from .storage import load_pruned, save_pruned
+from .study import STUDIES, StudyConfig, StudyResult, run_study, write_study
 from .surgery import PruningError, prune
 from .training import RECIPES, Recipe, evaluate, train
 
 __all__ = [
     "RECIPES",
+    "STUDIES",
     "AllCoalitions",
     "ChannelGame",
     "Checkpoint",
@@ -88,6 +90,8 @@ __all__ = [
     "SampleOrder",
     "ShapleyImportance",
     "Split",
+    "StudyConfig",
+    "StudyResult",
     "UniformSizeSampler",
     "WalkSampler",
     "__version__",
@@ -129,9 +133,11 @@ __all__ = [
     "relative_rmse",
     "resnet50",
     "resnet56",
+    "run_study",
     "save_pruned",
     "stream_data",
     "train",
     "vgg16",
     "vgg_bn",
+    "write_study",
 ]

@@ -1,7 +1,7 @@
 """Studies: the comparison of rankings that the paper makes, on real networks, with one call.
 
->>> result = run_study(STUDIES["lenet5-small"])
->>> write_study(result, "runs/study")  # JSON, tables, figures
+>>> result = sc.run_study(sc.STUDIES["lenet5-small"])
+>>> sc.write_study(result, "runs/study")  # JSON, tables, figures
 """
 
 from .compare import Report

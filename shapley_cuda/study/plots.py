@@ -107,7 +107,7 @@ def _cost(result: StudyResult) -> Figure:
             _draw_costs(axes[row][column], summaries, field)
         axes[0][column].set_title(f"{layer.layer}, {layer.n_players} channels", loc="left")
         axes[1][column].set_xlabel("evaluations (one image, one coalition each)")
-    axes[0][0].set_ylabel("Kendall's τ to the reference")
+    axes[0][0].set(ylabel="Kendall's τ to the reference", ylim=(None, 1.02))
     axes[1][0].set_ylabel("share of the oracle's removals")
     n_columns = min(5, 1 + n_layers)
     figure.legend(*_each_once(axes[0]), loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
@@ -130,7 +130,6 @@ def _draw_costs(axes: Axes, summaries: Sequence[Summary], field: str) -> None:
     axes.axvline(math.sqrt(nowhere * least), color="0.8", linewidth=1)
     if field == "tau":
         axes.axhline(0, color="0.8", linewidth=1)
-        axes.set_ylim(top=1.02)
     else:
         axes.set_ylim(-0.02, 1.02)
 

@@ -53,8 +53,8 @@ def run_study(
     Source: the comparisons in Adamczewski, Li, Van Gool, "Shapley Pruning for Neural Network Compression", 2024.
 
     Example:
-        >>> result = run_study(StudyConfig(network="lenet5_bn", layers=("conv1",), passes=(2, 8)))
-        >>> write_study(result, "runs/study")
+        >>> result = sc.run_study(sc.StudyConfig(network="lenet5_bn", layers=("conv1",), passes=(2, 8)))
+        >>> sc.write_study(result, "runs/study")
     """
     start = time.perf_counter()
     report = _no_report if report is None else report

@@ -23,7 +23,7 @@ def write_study(result: StudyResult, folder: str | Path) -> list[Path]:
         The files' paths.
 
     Example:
-        >>> write_study(run_study(STUDIES["lenet5-small"]), "runs/study")
+        >>> sc.write_study(sc.run_study(sc.STUDIES["lenet5-small"]), "runs/study")
     """
     record, tables = (Path(folder) / f"{result.config.name}{ending}" for ending in (".json", ".md"))
     result.save(record)
