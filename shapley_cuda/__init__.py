@@ -27,6 +27,7 @@ from .datasets import (
 from .estimate import Estimate
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
+from .latency import LatencyComparison, LatencyTimes, compare_latencies
 from .mapped import stream_data
 from .masking import PathError
 from .networks import (
@@ -74,6 +75,8 @@ __all__ = [
     "Group",
     "GroupError",
     "KernelSampler",
+    "LatencyComparison",
+    "LatencyTimes",
     "MeasuredLatency",
     "NonFinitePayoff",
     "OracleAgreement",
@@ -100,6 +103,7 @@ __all__ = [
     "build_info",
     "cifar10",
     "cifar100",
+    "compare_latencies",
     "count_macs",
     "count_parameters",
     "evaluate",
