@@ -14,7 +14,7 @@ KERNELS = ROOT / "csrc" / "kernels"
 
 # Each module imports only those to its left.
 LAYERS = (
-    "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "mapped",
+    "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "optional", "mapped",
     "estimate", "memory", "counting", "latency", "groups", "masking", "exactness", "game_data", "tracing", "split",
     "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans", "surgery",
     "planning", "storage", "pruning", "report", "loading", "demo", "study", "cli", "plugins",
