@@ -25,6 +25,7 @@ from .datasets import (
     load_image_folder,
 )
 from .estimate import Estimate
+from .export import ExportedFile, ExportError, export_onnx, export_program
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
 from .latency import LatencyComparison, LatencyTimes, compare_latencies
@@ -72,6 +73,8 @@ __all__ = [
     "Consumer",
     "Estimate",
     "Execution",
+    "ExportError",
+    "ExportedFile",
     "Group",
     "GroupError",
     "KernelSampler",
@@ -107,6 +110,8 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "evaluate",
+    "export_onnx",
+    "export_program",
     "fashion_mnist",
     "fashion_mnist_subset",
     "find_group",
