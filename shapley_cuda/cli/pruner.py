@@ -92,8 +92,10 @@ class Pruned:
         lines = [f"{text[0].upper()}{text[1:]}." for text in map(str, self.latencies)]
         if all(latency.verdict == "faster" for latency in self.latencies):
             return "\n".join(lines)
-        if self.plan.options.get("multiple_of") == 1 and any(map(len, self.plan.removed.values())):
-            lines.append("Odd numbers of channels often run no faster: --multiple-of 8 or 16 rounds them up.")
+        if any(len(self.plan.kept(group)) % 8 for group, removed in self.plan.removed.items() if removed):
+            lines.append(
+                "Layers whose width is no multiple of 8 often run no faster for being cut: try --multiple-of 8."
+            )
         return "\n".join(lines)
 
     def table(self) -> Table:
