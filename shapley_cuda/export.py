@@ -105,7 +105,7 @@ def export_onnx(
             dynamic_shapes=export.batch_dimension("batch"),
             verbose=False,
         )
-        assert program is not None  # which it is only for TorchScript
+        assert program is not None  # TorchScript alone gives None
         for node in program.model.graph:
             node.metadata_props.clear()  # names of modules and classes, a tenth of the file
         content = program.model_proto.SerializeToString()
@@ -245,7 +245,7 @@ class _Export:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Nothing about packages that torch would also have made use of, and what it does that it will not in future."""
+    """Leave out what only those who write exporters can act on: packages not installed, interfaces that will go."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
