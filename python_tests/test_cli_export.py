@@ -103,7 +103,9 @@ def test_export_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     refuse(f"FOLDER: {tmp_path} must be a folder that prune wrote, got none with a plan.json", "export", tmp_path)
 
 
-@pytest.mark.parametrize("results", ["{", "[]", '{"named": 3}', '{"named": {"model": null}}'])
+@pytest.mark.parametrize(
+    "results", ["{", "[]", pytest.param("[" * 100_000, id="nested"), '{"named": 3}', '{"named": {"model": "lenet5"}}']
+)
 def test_export_refuses_a_damaged_record(results: str, run_folder: Path, tmp_path: Path) -> None:
     for name in ("plan.json", "model.safetensors"):
         (tmp_path / name).write_bytes((run_folder / name).read_bytes())

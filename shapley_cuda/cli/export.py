@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,11 +102,18 @@ def _recorded(folder: Path) -> Named:
     if not path.is_file():
         raise typer.BadParameter(f"must be given where the folder has no {path.name} of prune", param_hint="--model")
     with blame("FOLDER"):
-        record = read_file(path, json.loads)
-        named = record.get("named") if isinstance(record, dict) else None
-        if not isinstance(named, dict) or not is_of_kind(named.get("model"), str):
-            raise ValueError(f"{path} cannot be read: it must tell which model was pruned; give --model")
-    return Named(**{field.name: named.get(field.name) for field in fields(Named)})
+        return read_file(path, _named)
+
+
+def _named(text: str) -> Named:
+    try:
+        record = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"results of a run must be JSON, got: {error}") from error
+    named = record.get("named") if isinstance(record, dict) else None
+    if not isinstance(named, dict) or not is_of_kind(named, Named) or named["model"] is None:
+        raise ValueError("it must tell under named which network was pruned, got another; give --model")
+    return Named(**named)
 
 
 def _drawn_like(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
