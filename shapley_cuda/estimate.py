@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ class Estimate:
         Raises:
             ValueError: the text is not JSON or not such a record; the message says what was expected.
         """
-        record = read_record(text, "an estimate", _FORMAT, [f.name for f in fields(cls)])
+        record = read_record(text, "an estimate", _FORMAT, get_type_hints(cls))
         numbers = {"values": _numbers("values", record["values"])}
         n_players = len(numbers["values"])
         for name in _ERRORS:
