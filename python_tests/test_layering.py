@@ -17,7 +17,7 @@ LAYERS = (
     "modes", "batch_reader", "build", "environment", "fakes", "convolution", "ops", "payoffs", "files", "mapped",
     "estimate", "memory", "counting", "latency", "groups", "masking", "exactness", "game_data", "tracing", "split",
     "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans", "surgery",
-    "planning", "storage", "run_record", "size_curve", "pruning", "report", "loading", "demo", "study",
+    "planning", "storage", "run_record", "size_curve", "pruning", "report", "html_report", "loading", "demo", "study",
     "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
