@@ -335,6 +335,9 @@ def test_goals_are_said_in_words() -> None:
         "they cost, compare values as multiples of their layer's mean and round up to multiples of 8"
     )
     assert words.goal({}) == words.goal(how) == ""
+    least = words.goal({"keep": 0.5, **how, "keep_at_least": 0.1}).replace("\u00a0", " ")
+    assert least.endswith("and keep at least 10 % of every layer")
+    assert words.goal({"keep": 0.5, **how, "keep_at_least": {"a": 3}}).endswith("what was named for some layers")
     assert words.goal({"keep": 0.5, **how, "rounds": 3}).endswith("of every layer and get there in 3 rounds")
 
 

@@ -18,7 +18,7 @@ __all__ = ["size_curve"]
 
 _SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _STEPS = (0.25, 0.5, 0.75, 1.25, 1.5)  # of what a plan removes that names numbers for each group
-_HOW = ("across", "normalise", "multiple_of")
+_GOALS = ("keep", "macs", "parameters", "latency")
 
 
 def size_curve(
@@ -48,7 +48,7 @@ def size_curve(
     points: dict[int, SizePoint] = {}
     for number, goal in enumerate(_goals(plan), start=1):
         report(f"measuring accuracy at other sizes, {number}", None)
-        how = {name: plan.options[name] for name in _HOW}
+        how = {name: option for name, option in plan.options.items() if name not in _GOALS}
         try:
             other = plan_pruning(model, rankings, example_input=example_input[:1], **goal, **how)
         except ValueError:  # less than the smallest network needs, as what follows would be
@@ -61,7 +61,7 @@ def size_curve(
 
 
 def _goals(plan: PruningPlan) -> Iterator[dict[str, Any]]:
-    goal, wanted = next((name, value) for name, value in plan.options.items() if name not in _HOW)
+    goal, wanted = next((name, value) for name, value in plan.options.items() if name in _GOALS)
     if isinstance(wanted, Mapping):
         for step in _STEPS:
             yield {"keep": {g: max(1, n - round(step * len(plan.removed[g]))) for g, n in plan.n_players.items()}}

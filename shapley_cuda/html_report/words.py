@@ -119,6 +119,11 @@ def goal(options: Mapping[str, Any]) -> str:
         said.append("compare values as multiples of their layer's mean")
     if isinstance(options.get("multiple_of"), int) and options["multiple_of"] > 1:
         said.append(f"round up to multiples of {options['multiple_of']}")
+    least = options.get("keep_at_least")
+    if isinstance(least, float):
+        said.append(f"keep at least {percent(least)} of every layer")
+    elif isinstance(least, dict):
+        said.append("keep at least what was named for some layers")
     if isinstance(options.get("rounds"), int):
         said.append(f"get there in {options['rounds']} rounds")
     return _joined(said)
