@@ -29,7 +29,8 @@ ecosystem: $(VENV)/installed
 
 # Reports in a headless Chromium (Debian: apt-get install chromium); pictures of them in build/screenshots.
 browser: $(VENV)/installed
-	@command -v chromium chromium-browser google-chrome || { echo "make browser needs chromium on PATH" >&2; exit 1; }
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || { echo "make browser needs chromium on PATH" >&2; exit 1; }
 	SHAPLEY_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/pytest python_tests/test_report_browser.py
 
 # Style and types.
