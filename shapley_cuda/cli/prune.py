@@ -110,6 +110,16 @@ def prune(
         int,
         typer.Option(min=1, metavar="N", help="Round kept numbers up to a multiple of this.", rich_help_panel=_PLAN),
     ] = 1,
+    keep_at_least: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARE|LAYER=N",
+            help="What each group keeps whatever it is worth, of a budget or with --across global; or of some, as "
+            "--keep, repeated.",
+            rich_help_panel=_PLAN,
+            show_default="0.1 with --across global, else one channel",
+        ),
+    ] = None,
     rounds: Annotated[
         int,
         typer.Option(
@@ -154,7 +164,7 @@ def prune(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise typer.BadParameter("takes one process: run rank under torchrun, then prune --values", param_hint="prune")
-    goal = read_goal(keep, preset, macs=macs, parameters=parameters, latency=latency)
+    goal = read_goal(keep, preset, keep_at_least, macs=macs, parameters=parameters, latency=latency)
     usual = {"tolerance": tolerance, "settle": settle, "budget": budget, "max_seconds": max_seconds, "seed": seed or 0}
     ranker = make_ranker(method, option or [], **usual)
     retraining = _recipe(recipe, epochs)
