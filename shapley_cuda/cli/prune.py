@@ -25,8 +25,10 @@ from .options import (
     Groups,
     ImageSize,
     MaxSeconds,
+    MemoryBudget,
     Method,
     MetricOption,
+    PrefixOption,
     RankedModel,
     RankerOption,
     Samples,
@@ -151,6 +153,8 @@ def prune(
     max_seconds: MaxSeconds = None,
     seed: Seed = None,
     option: RankerOption = None,
+    prefix: PrefixOption = None,
+    memory_budget: MemoryBudget = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the plan and the weights.")] = Path(
         "runs/pruned"
     ),
@@ -170,7 +174,8 @@ def prune(
     retraining = _recipe(recipe, epochs)
     recorded = _read_index(values, rounds)
     named = Named.given(
-        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed
+        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed,
+        prefix=prefix, memory_budget=memory_budget,
     ).completed(recorded.named if recorded else {})  # fmt: skip
     subject = load_subject(named, device)
     with ProgressDisplay() as display:
