@@ -52,7 +52,7 @@ def test_version_of_the_native_module_is_that_of_pyproject() -> None:
     ],
 )
 def test_oldest_python_is_the_same_everywhere(name: str, pattern: str) -> None:
-    assert in_file(pattern, name) == [PYTHON]
+    assert set(in_file(pattern, name)) == {PYTHON}
 
 
 def test_oldest_python_is_what_style_is_checked_for() -> None:
