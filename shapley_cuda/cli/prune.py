@@ -116,8 +116,8 @@ def prune(
         list[str] | None,
         typer.Option(
             metavar="SHARE|LAYER=N",
-            help="What each group keeps whatever it is worth, of a budget or with --across global; or of some, as "
-            "--keep, repeated.",
+            help="Share of its channels that each group keeps whatever a budget or other groups' channels ask for; or "
+            "LAYER=SHARE or LAYER=CHANNELS, repeated.",
             rich_help_panel=_PLAN,
             show_default="0.1 with --across global, else one channel",
         ),
