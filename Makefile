@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo study test ecosystem browser lint format kernels sanitize bench docs clean
+.PHONY: demo study test ecosystem browser lint format kernels sanitize bench docs package clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -66,6 +66,11 @@ bench: $(VENV)/installed
 docs: $(VENV)/bin/pip
 	$(PIP) install --quiet mkdocs-material 'mkdocstrings[python]' ruff
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist and the wheel in dist/, looked into, installed in a new environment and used there.
+package: $(VENV)/installed
+	$(PIP) install --quiet build
+	PYTHON="$(abspath $(BIN))/python" MYPY="$(abspath $(BIN))/mypy" tools/package.sh dist
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

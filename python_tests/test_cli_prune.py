@@ -131,6 +131,19 @@ def test_prune_rounds_up_to_a_multiple_and_makes_groups_comparable(tmp_path: Pat
     assert plan_in(tmp_path).options["normalise"] == "mean"
 
 
+def test_prune_floors_are_a_share_or_numbers_of_some_layers(values: Path, tmp_path: Path) -> None:
+    to_a_budget = ("prune", "--values", values, "--parameters", "0.5", "--across", "global", "--out", tmp_path)
+    succeed(*to_a_budget, "--keep-at-least", "0.5")
+    assert all(kept >= (size + 1) // 2 for kept, size in zip(kept_in(tmp_path).values(), (4, 6, 5), strict=True))
+    assert plan_in(tmp_path).options["keep_at_least"] == 0.5
+    succeed(*to_a_budget, "--keep-at-least", "bn1=4", "--keep-at-least", "fc1=0.2")
+    assert kept_in(tmp_path)["conv1"] == 4
+    assert plan_in(tmp_path).options["keep_at_least"] == {"conv1": 4, "fc1": 0.2}
+    in_rounds = ("--method", "l1", "--rounds", "2", "--keep", "0.5", "--across", "global", "--keep-at-least", "fc1=4")
+    succeed("prune", *OWN, *in_rounds, "--out", tmp_path)
+    assert kept_in(tmp_path)["fc1"] >= 4
+
+
 def test_prune_to_the_papers_widths(tmp_path: Path) -> None:
     run = succeed("prune", "--model", "lenet5_bn", "--method", "l1", "--preset", "lenet5_bn", "--out", tmp_path)
     assert kept_in(tmp_path) == sc.preset("lenet5_bn")
@@ -190,6 +203,11 @@ def test_prune_without_labels_has_no_accuracy(tmp_path: Path) -> None:
         (["--keep", "conv1=5"], "--keep: keep of 'conv1' must be a share"),
         (["--keep", "conv3=5"], "--keep: group must name a layer that produces channels, got 'conv3'"),
         (["--keep", "0"], "--keep: must be a share in (0, 1], or LAYER=CHANNELS for each layer, got '0'"),
+        (["--macs", "0.5", "--keep-at-least", "2"], "--keep-at-least: keep_at_least of 'conv1' must be a share, as"),
+        (["--macs", "0.5", "--keep-at-least", "x"], "--keep-at-least: must be a share such as 0.5, or a number of"),
+        (["--macs", "0.5", "--keep-at-least", "conv1=9"], "--keep-at-least: keep_at_least of 'conv1' must be a share"),
+        (["--macs", "0.5", "--keep-at-least", "cnv=1"], "--keep-at-least: group must name a layer that produces"),
+        (["--keep", "0.5", "--keep-at-least", "0.1"], "keep_at_least must be None where keep says what each group"),
         (["--preset", "lenet"], "--preset: preset: name must be one of lenet5_bn, resnet50"),
         (["--macs", "0.001"], "--macs: plan_pruning: macs must be at least"),
         (["--macs", "1.5"], "--macs: plan_pruning: macs must be a share"),

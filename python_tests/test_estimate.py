@@ -93,11 +93,43 @@ def record(**changes: Any) -> str:
             record(standard_error=[1.0]),
             "an estimate must have a standard_error for each of its 5 values, got 1",
         ),
+        (record(values=[]), "values of an estimate must be one or more finite numbers, got []"),
+        (record(values=[0.5, math.nan]), "values of an estimate must be one or more finite numbers, got [0.5, nan]"),
+        (record(standard_error=[0, 0, 0, 0, -1]), "standard_error of an estimate must be at least 0, got [0, 0, 0, 0"),
+        (
+            record(population_standard_error=[math.nan] * 5),
+            "population_standard_error of an estimate must be at least 0, got [nan, ",
+        ),
+        (record(group=3), "group of an estimate must be of kind str, got 3"),
+        (record(method=None), "method of an estimate must be of kind str, got None"),
+        (record(stopped=["budget"]), "stopped of an estimate must be of kind str, got ['budget']"),
+        (record(n_evaluations=1.5), "n_evaluations of an estimate must be of kind int, got 1.5"),
+        (record(n_evaluations=True), "n_evaluations of an estimate must be of kind int, got True"),
+        (record(n_evaluations=-1), "n_evaluations of an estimate must be at least 0, got -1"),
+        (record(seconds="fast"), "seconds of an estimate must be of kind float, got 'fast'"),
+        (record(seconds=math.inf), "seconds of an estimate must be of kind float, got inf"),
+        (record(seconds=-0.5), "seconds of an estimate must be at least 0, got -0.5"),
+        (record(seed="7"), "seed of an estimate must be of kind int | None, got '7'"),
+        (record(options=[]), "options of an estimate must be of kind "),
     ],
 )
 def test_estimate_malformed_json_is_refused_with_what_was_expected(text: str, message: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         Estimate.from_json(text)
+
+
+def test_estimate_whose_errors_are_not_known_yet_comes_back() -> None:
+    unknown = torch.full((5,), math.inf, dtype=torch.float64)
+    again = Estimate.from_json(an_estimate(standard_error=unknown).to_json())
+    assert again.standard_error is not None
+    assert torch.equal(again.standard_error, unknown)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_estimate_file_that_is_damaged_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "conv1.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"conv1\.json cannot be read: "):
+        Estimate.load(tmp_path / "conv1.json")
 
 
 def test_write_whole_makes_folders_and_replaces_what_was_there(tmp_path: Path) -> None:

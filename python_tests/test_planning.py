@@ -190,7 +190,10 @@ def test_plan_budget_is_kept_and_one_more_channel_would_break_it(
     assert cost(counted, model, values, batch, kept) <= budget
     more = next_to_join(model, values, batch, kept, counted, across)
     assert cost(counted, model, values, batch, kept | {more: kept[more] + 1}) > budget
-    assert plan.options == {goal: budget, "across": across, "normalise": "none", "multiple_of": 1}
+    assert plan.options == {
+        goal: budget, "across": across, "normalise": "none", "multiple_of": 1,
+        "keep_at_least": 0.1 if across == "global" else None,
+    }  # fmt: skip
     # Within a group, the least valuable went.
     for group, removed in plan.removed.items():
         assert values[group][removed].sum() == pytest.approx(values[group].sort().values[: len(removed)].sum().item())
@@ -251,10 +254,51 @@ def test_plan_global_keeps_a_channel_of_a_group_that_only_harms() -> None:
     assert {name: plan.kept(name) for name in values} == {"conv1": [0], "fc1": [4, 5, 6, 7, 8]}
 
 
+@pytest.mark.parametrize("goal", ["keep", "macs", "parameters"])
+def test_plan_global_keeps_a_tenth_of_a_group_of_no_value(goal: str) -> None:
+    model, batch, values = ranked_network("lenet5")
+    values["fc1"] = torch.zeros(40)
+    options = {"example_input": batch, "across": "global", goal: 0.3}
+    plans = [sc.plan_pruning(model, values, keep_at_least=least, **options) for least in (None, 0.1, 0.0)]
+    by_default, a_tenth, as_it_comes = (numbers_kept(plan)["fc1"] for plan in plans)
+    assert as_it_comes < a_tenth == 4
+    assert by_default == a_tenth
+    assert plans[0] == plans[1]
+
+
+def test_plan_floors_are_shares_rounded_up_or_numbers_of_some_groups() -> None:
+    model, batch, values = ranked_network("lenet5")
+    values = {name: -torch.ones(len(v)) for name, v in values.items()}  # as little as may be
+
+    def least(keep_at_least: Any, **options: Any) -> dict[str, int]:
+        smallest = r"what is left with (\d+) channels"
+        arguments: dict[str, Any] = {"example_input": batch, "across": "global", "keep_at_least": keep_at_least}
+        with pytest.raises(ValueError, match=smallest) as refusal:
+            sc.plan_pruning(model, values, macs=1e-9, **arguments | options)
+        share = re.search(r"at least (\d\.\d+)", str(refusal.value))
+        assert share is not None
+        return numbers_kept(sc.plan_pruning(model, values, macs=float(share[1]), **arguments | options))
+
+    assert least(0.3) == {"conv1": 3, "conv2": 4, "fc1": 12}
+    assert least({"conv2": 5, "fc1": 0.26}) == {"conv1": 1, "conv2": 5, "fc1": 11}
+    assert least(0.3, multiple_of=8) == {"conv1": 8, "conv2": 8, "fc1": 16}
+    assert least({"conv1": 2}, across="uniform") == {"conv1": 2, "conv2": 1, "fc1": 1}
+    assert least(None, across="uniform") == {"conv1": 1, "conv2": 1, "fc1": 1}
+
+
+def test_plan_floor_that_is_not_reached_changes_nothing() -> None:
+    model, batch, values = ranked_network("vgg_bn")
+    plans = [
+        sc.plan_pruning(model, values, example_input=batch, macs=0.6, across="global", keep_at_least=least)
+        for least in (0.0, 0.1)
+    ]
+    assert plans[0].removed == plans[1].removed
+
+
 def test_plan_global_of_equal_harm_the_costlier_goes_first() -> None:
     model, batch, _ = ranked_network("lenet5")
     harm = {"conv2": torch.full((12,), -1.0), "fc1": torch.full((40,), -1.0)}
-    kept = numbers_kept(sc.plan_pruning(model, harm, example_input=batch, macs=0.5, across="global"))
+    kept = numbers_kept(sc.plan_pruning(model, harm, example_input=batch, macs=0.5, across="global", keep_at_least=0.0))
     # conv1, which is not ranked, has a quarter of the MACs, so conv2 must go as far as it must; fc1 is all but free.
     assert kept["conv2"] < 12
     assert kept["fc1"] == 40
@@ -337,12 +381,29 @@ ONE_OF = "plan_pruning: exactly one of keep, macs, parameters, latency must be g
         ),
         ({"macs": 0.5, "across": "all"}, "plan_pruning: across must be one of uniform, global, got 'all'"),
         ({"macs": 0.5, "normalise": "max"}, "plan_pruning: normalise must be one of none, mean, got 'max'"),
+        (
+            {"keep": 0.5, "keep_at_least": 0.2},
+            "plan_pruning: keep_at_least must be None where keep says what each group keeps, got 0.2; give a budget, "
+            "or across='global'",
+        ),
+        (
+            {"macs": 0.5, "keep_at_least": {"conv1": 0.2, "conv7": 3}},
+            "keep_at_least must name groups that are ranked, ['conv1', 'fc1'], got ['conv1', 'conv7']",
+        ),
+        *(
+            (
+                {"macs": 0.5, "keep_at_least": least},
+                "keep_at_least of 'conv1' must be a share, as a float in [0, 1], or in a mapping of groups a number of "
+                f"channels, as an int from 1 to 6, got {shown}",
+            )
+            for least, shown in ((1.5, 1.5), (2, 2), ("few", "'few'"), ({"conv1": 7}, 7), ({"conv1": True}, True))
+        ),
         ({"macs": 0.5, "multiple_of": 0}, "plan_pruning: multiple_of must be a positive integer, got 0"),
         ({"macs": 0.5, "multiple_of": 8.0}, "plan_pruning: multiple_of must be a positive integer, got 8.0"),
         (
             {"keep": 0.1, "across": "global"},
             "plan_pruning: keep must be at least 0.1334, what is left with 2 channels in the 2 groups, the fewest that "
-            "may be, got 0.1",
+            "keep_at_least and multiple_of allow, got 0.1",
         ),
     ],
 )

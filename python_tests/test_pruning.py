@@ -124,6 +124,23 @@ def test_prune_network_in_multiples_ends_where_one_round_does() -> None:
     assert numbers_kept(result.plan) == {"conv1": 4, "conv2": 4, "fc1": 12}
 
 
+@pytest.mark.parametrize(
+    ("keep_at_least", "recorded", "conv1", "fc1"),
+    [(None, 0.1, 1, 4), (0.25, 0.25, 3, 10), ({"conv1": 4, "fc1": 0.3}, {"conv1": 4, "fc1": 0.3}, 4, 12)],
+)
+def test_prune_network_floor_is_of_the_original_after_all_rounds(
+    keep_at_least: Any, recorded: Any, conv1: int, fc1: int
+) -> None:
+    def only_conv2_counts(network: nn.Module, group: sc.Group, data: object) -> Tensor:
+        del network, data
+        return torch.full((group.n_players,), 1.0 if group.name == "conv2" else -1.0)
+
+    options: dict[str, Any] = {"across": "global", "keep_at_least": keep_at_least, "keep": (conv1 + 12 + fc1) / 62}
+    result = prune_network(small_lenet(), only_conv2_counts, **splits(10), **options, rounds=3)
+    assert numbers_kept(result.plan) == {"conv1": conv1, "conv2": 12, "fc1": fc1}
+    assert result.plan.options["keep_at_least"] == recorded
+
+
 @pytest.mark.parametrize("across", ["uniform", "global"])
 @pytest.mark.parametrize("goal", ["macs", "parameters", "latency", "keep"])
 def test_prune_network_every_round_keeps_its_share_of_the_budget(

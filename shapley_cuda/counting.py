@@ -30,7 +30,8 @@ def count_macs(model: nn.Module, sample: Tensor) -> int:
     The network runs in evaluation mode, so that its batch statistics stay what they are."""
     with evaluation_mode(model), FlopCounterMode(display=False) as counter:
         model(sample)
-    return counter.get_total_flops() // 2
+    flops: int = counter.get_total_flops()
+    return flops // 2
 
 
 def measure_latencies(models: Sequence[nn.Module], batch: Tensor, repeats: int = 31) -> list[float]:

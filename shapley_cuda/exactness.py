@@ -47,7 +47,7 @@ def _finite_example(model: nn.Module, inputs: Tensor, device: torch.device) -> T
     """The first samples whose outputs are finite, on the device."""
     found: list[Tensor] = []
     for batch in inputs.split(_EXAMPLES):
-        candidates = batch.to(device)
+        candidates: Tensor = batch.to(device)
         outputs = masked_outputs(model, [], candidates)
         if not isinstance(outputs, Tensor):
             raise TypeError(f"model must return one tensor, got {type(outputs).__name__}")

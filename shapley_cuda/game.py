@@ -343,7 +343,8 @@ class ChannelGame:
         steps = self.n_players + 1
 
         def peak_of_rows(count: int) -> int:
-            with PeakMemory() as memory:
+            memory = PeakMemory()
+            with memory:
                 rows = steps - 1 - torch.arange(count, device=self.device)
                 masks = masks_of_walks(permutations[:1], rows)
                 list(self._portions["row"].run(count, count, lambda a, b: self._row_payoffs(masks[a:b], samples[a:b])))

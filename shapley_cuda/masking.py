@@ -117,7 +117,8 @@ def masked_outputs(model: nn.Module, coalitions: Sequence[tuple[Group, Tensor]],
         for group, mask in coalitions:
             rows = mask.to(inputs.device).expand(inputs.shape[0], -1)
             stack.enter_context(masked(model, input_masks(model, group, inputs.device), rows))
-        return model(inputs)
+        outputs: Tensor = model(inputs)
+    return outputs
 
 
 def relative_deviation(outputs: Tensor, reference: Tensor) -> float:

@@ -77,7 +77,8 @@ class HookPath:
     def outputs(self, masks: Tensor, sample_index: Tensor) -> Tensor:
         (inputs,), local, _ = self._inputs.take(sample_index)
         with masked(self.model, self._consumers, masks):
-            return self.model(inputs[local])
+            outputs: Tensor = self.model(inputs[local])
+        return outputs
 
 
 def _settle(execution: Execution, split: Split, device: torch.device) -> Execution:

@@ -1,8 +1,9 @@
 """Planning: from rankings to the channels that go.
 
-The networks that a plan may lead to form a line: the first has one channel of each group, and each further one a
-channel more, up to the whole network. Which group's turn it is depends on how channels compete; within a group the more
-valuable always comes first. A budget takes the last network on the line that fits it, found by bisection.
+The networks that a plan may lead to form a line: the first has of each group as few channels as may be, and each
+further one a channel more, up to the whole network. Which group's turn it is depends on how channels compete; within a
+group the more valuable always comes first. A budget takes the last network on the line that fits it, found by
+bisection.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from torch import Tensor, nn
 from .counting import count_macs, count_parameters, measure_latencies
 from .estimate import Estimate
 from .groups import ChannelCutter, Group, GroupError
+from .kept import ROUNDING, as_recorded, default_least, kept_channels, least_kept
 from .plans import MeasuredLatency, PruningPlan
 from .surgery import prunable_groups
 
-__all__ = ["kept_channels", "measured_latency", "plan_of_removed", "plan_pruning"]
+__all__ = ["measured_latency", "plan_of_removed", "plan_pruning"]
 
 _ACROSS = ("uniform", "global")
 _NORMALISE = ("none", "mean")
 _LATENCY_REPEATS = 9
-_ROUNDING = 1 + 1e-9  # a share times a size, in floating point
 
 
 def plan_pruning(
@@ -44,6 +45,7 @@ def plan_pruning(
     across: str = "uniform",
     normalise: str = "none",
     multiple_of: int = 1,
+    keep_at_least: float | Mapping[str, int | float] | None = None,
 ) -> PruningPlan:
     """Decide which channels go: in each group, those of the least value.
 
@@ -76,6 +78,11 @@ def plan_pruning(
             of different layers differ in scale whatever they are good for.
         multiple_of: kept numbers are rounded up to a multiple of this, such as 8 or 16 for tensor cores; a group that
             the multiple exceeds stays whole.
+        keep_at_least: what a group keeps however little it is worth, where a budget or the channels of other groups
+            decide how many: a share of every group, a float in [0, 1], rounded up to whole channels (1 less
+            ``torch_pruning``'s ``max_pruning_ratio``); or for some groups, by their names, a share or a number (int).
+            Default: 0.1 with ``across="global"``, since values are those of channels in the whole network and tell
+            little of a group that is all but gone; else one channel, which always stays.
 
     Returns:
         A :class:`PruningPlan`. Channels of equal value go in the order of their numbers. The same arguments give the
@@ -85,8 +92,9 @@ def plan_pruning(
         GroupError: a group does not exist or cannot be pruned, as far as its layers tell or the cut network runs;
             :func:`prune` also compares outputs.
         ValueError: not exactly one of the four is given, one is out of range or less than the smallest network needs
-            (the message says how much that is); ``keep`` names a group that is not ranked; a ranking is another
-            group's or has not one value per channel; or two rankings name the same group by different layers.
+            (the message says how much that is); ``keep`` or ``keep_at_least`` names a group that is not ranked; both
+            say what each group keeps; a ranking is another group's or has not one value per channel; or two rankings
+            name the same group by different layers.
 
     Example:
         >>> plan = sc.plan_pruning(model, {"conv2": estimate}, keep=0.5, example_input=images)
@@ -98,22 +106,24 @@ def plan_pruning(
             f"plan_pruning: example_input must be a batch that the model accepts, got {type(example_input).__name__}"
         )
     goal, wanted = _only_goal(keep=keep, macs=macs, parameters=parameters, latency=latency)
-    _check_choices(goal, wanted, across, normalise, multiple_of)
+    _check_choices(goal, wanted, across, normalise, multiple_of, keep_at_least)
+    keep_at_least = default_least(across) if keep_at_least is None else keep_at_least
     ranked = _ranked_groups(model, rankings, keep, example_input[:1])
     sizes = {group.name: group.n_players for group in ranked}
     costs = _Costs(goal, model, ranked, example_input)
     if goal == "keep" and across == "uniform":
         kept = {group.name: min(group.n_players, _round_up(group.n_kept(wanted), multiple_of)) for group in ranked}
     else:
-        least = {name: min(size, multiple_of) for name, size in sizes.items()}
+        floors = least_kept({group.alias: (group.name, group.n_players) for group in ranked}, keep_at_least)
         if across == "global":
-            prices = {name: costs.price({**sizes, name: least[name]}) for name in sizes}
+            # Of the least that there can be, so that a floor changes nothing but where the line begins.
+            prices = {name: costs.price({**sizes, name: min(size, multiple_of)}) for name, size in sizes.items()}
             turns = _by_worth(ranked, prices, normalise)
         else:
             turns = _by_share(sizes)
-        kept = _largest_within(_Line(sizes, turns, multiple_of), costs, goal, wanted)
-    options = {goal: dict(wanted) if isinstance(wanted, Mapping) else wanted}
-    options |= {"across": across, "normalise": normalise, "multiple_of": multiple_of}
+        kept = _largest_within(_Line(sizes, turns, multiple_of, floors), costs, goal, wanted)
+    options = {goal: as_recorded(wanted), "across": across, "normalise": normalise, "multiple_of": multiple_of}
+    options |= {"keep_at_least": as_recorded(keep_at_least)}
     return plan_of_removed(
         model, costs.cut(kept), costs.removed(kept), sizes, example_input[:1], costs.latency(kept), options
     )
@@ -149,22 +159,6 @@ def measured_latency(model: nn.Module, pruned: nn.Module, batch: Tensor) -> Meas
     return MeasuredLatency(before, after, tuple(batch.shape), str(batch.device))
 
 
-def kept_channels(name: str, n_players: int, keep: Any, *, is_number_allowed: bool) -> int:
-    """How many channels of a group a share or, where it may be, a number of channels keeps.
-
-    Raises:
-        ValueError: it is neither, or out of range.
-    """
-    if isinstance(keep, float) and 0 < keep <= 1:
-        return max(1, round(keep * n_players))
-    if is_number_allowed and type(keep) is int and 1 <= keep <= n_players:
-        return keep
-    raise ValueError(
-        f"keep of {name!r} must be a share, as a float in (0, 1], or in a mapping of groups a number of channels, "
-        f"as an int from 1 to {n_players}, got {keep!r}"
-    )
-
-
 @dataclass(frozen=True)
 class _RankedGroup:
     """A group, the name it has among the rankings, and its channels' values, float64 ``[C]``."""
@@ -194,17 +188,19 @@ class _Line:
         sizes: number of channels of each group.
         turns: the group that each next channel belongs to, beyond the first channel of each.
         multiple_of: what kept numbers are rounded up to.
+        floors: how many channels each group has in all of them.
     """
 
-    def __init__(self, sizes: Mapping[str, int], turns: list[str], multiple_of: int):
-        self._sizes, self._turns, self._multiple_of = sizes, turns, multiple_of
+    def __init__(self, sizes: Mapping[str, int], turns: list[str], multiple_of: int, floors: Mapping[str, int]):
+        self._sizes, self._turns, self._multiple_of, self._floors = sizes, turns, multiple_of, floors
 
     def __len__(self) -> int:
         return len(self._turns) + 1
 
     def __getitem__(self, place: int) -> dict[str, int]:
         joined = Counter(self._turns[:place])
-        return {name: min(size, _round_up(1 + joined[name], self._multiple_of)) for name, size in self._sizes.items()}
+        reached = {name: max(1 + joined[name], floor) for name, floor in self._floors.items()}
+        return {name: min(size, _round_up(reached[name], self._multiple_of)) for name, size in self._sizes.items()}
 
 
 class _Costs:
@@ -262,15 +258,16 @@ def _largest_within(line: _Line, costs: _Costs, goal: str, budget: float) -> dic
     if budget == 1:
         return line[len(line) - 1]
     smallest = costs.share(line[0])
-    if smallest > budget * _ROUNDING:
+    if smallest > budget * ROUNDING:
         raise ValueError(
             f"plan_pruning: {goal} must be at least {math.ceil(smallest * 1e4) / 1e4:.4f}, what is left with "
-            f"{sum(line[0].values())} channels in the {len(line[0])} groups, the fewest that may be, got {budget}"
+            f"{sum(line[0].values())} channels in the {len(line[0])} groups, the fewest that keep_at_least and "
+            f"multiple_of allow, got {budget}"
         )
     fits, exceeds = 0, len(line) - 1
     while exceeds - fits > 1:
         middle = (fits + exceeds) // 2
-        if costs.share(line[middle]) <= budget * _ROUNDING:
+        if costs.share(line[middle]) <= budget * ROUNDING:
             fits = middle
         else:
             exceeds = middle
@@ -342,12 +339,17 @@ def _only_goal(**goals: Any) -> tuple[str, Any]:
     return given[0], goals[given[0]]
 
 
-def _check_choices(goal: str, wanted: Any, across: str, normalise: str, multiple_of: int) -> None:
+def _check_choices(goal: str, wanted: Any, across: str, normalise: str, multiple_of: int, keep_at_least: Any) -> None:
     for name, choice, choices in (("across", across, _ACROSS), ("normalise", normalise, _NORMALISE)):
         if choice not in choices:
             raise ValueError(f"plan_pruning: {name} must be one of {', '.join(choices)}, got {choice!r}")
     if type(multiple_of) is not int or multiple_of < 1:
         raise ValueError(f"plan_pruning: multiple_of must be a positive integer, got {multiple_of!r}")
+    if goal == "keep" and across == "uniform" and keep_at_least is not None:
+        raise ValueError(
+            "plan_pruning: keep_at_least must be None where keep says what each group keeps, "
+            f"got {keep_at_least!r}; give a budget, or across='global'"
+        )
     if goal != "keep" or across == "global":
         if goal == "keep" and isinstance(wanted, Mapping):
             raise ValueError("plan_pruning: across must be 'uniform' where keep says it for each group, got 'global'")

@@ -143,7 +143,8 @@ class Prefix:
         portions = Portions("sample of the prefix", lambda: f"memory_budget is {self._budget} bytes")
 
         def run(first: int, last: int) -> Sequence[Tensor]:
-            return network(self._inputs[first:last].to(self.device))
+            values: Sequence[Tensor] = network(self._inputs[first:last].to(self.device))
+            return values
 
         few = min(_TRIAL, count)
         with PeakMemory() as memory:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .estimate import Estimate
 from .exactness import check_exact
 from .groups import Group, GroupError, find_groups
-from .planning import kept_channels, measured_latency, plan_of_removed, plan_pruning
+from .kept import as_recorded, default_least, kept_channels, least_kept
+from .planning import measured_latency, plan_of_removed, plan_pruning
 from .plans import PruningPlan
 from .recalibration import recalibrate_batchnorm
 from .surgery import prunable_groups, prune
@@ -85,6 +86,7 @@ def prune_network(
     across: str = "uniform",
     normalise: str = "none",
     multiple_of: int = 1,
+    keep_at_least: float | Mapping[str, int | float] | None = None,
     example_input: Tensor | None = None,
     rounds: int = 1,
     recalibrate: bool = False,
@@ -107,7 +109,7 @@ def prune_network(
         rank_on: images and labels that rankings see, and nothing else does.
         select_on: images and labels that accuracies are measured on, and the best epoch of retraining is chosen by.
         train_on: images and labels to retrain on; recalibration takes the images.
-        keep: see :func:`plan_pruning`, as for the next six; exactly one of ``keep``, ``macs``, ``parameters`` and
+        keep: see :func:`plan_pruning`, as for the next seven; exactly one of ``keep``, ``macs``, ``parameters`` and
             ``latency``.
         macs: a budget, as a share of the original.
         parameters: the same.
@@ -115,6 +117,7 @@ def prune_network(
         across: ``"uniform"`` or ``"global"``.
         normalise: ``"none"`` or ``"mean"``.
         multiple_of: what kept numbers are rounded up to.
+        keep_at_least: what a group keeps of its original channels, after all rounds together; the default as there.
         example_input: the batch whose latency counts, and on which each cut is verified. Default: the first 64 images
             of ``rank_on``.
         rounds: in how many rounds to prune, at least 1.
@@ -154,9 +157,11 @@ def prune_network(
     goals: dict[str, Any] = {"keep": keep, "macs": macs, "parameters": parameters, "latency": latency}
     # Before the long work: is this a plan at all, and within reach?
     nothing_known = {name: torch.zeros(group.n_players) for name, group in named.items()}
-    plan_pruning(original, nothing_known, example_input=batch, **goals, **how)
+    plan_pruning(original, nothing_known, example_input=batch, keep_at_least=keep_at_least, **goals, **how)
     goal, target = next((name, value) for name, value in goals.items() if value is not None)
     schedule = _Schedule(goal, target, named, across, rounds)
+    keep_at_least = default_least(across) if keep_at_least is None else keep_at_least
+    floors = least_kept({name: (group.name, group.n_players) for name, group in named.items()}, keep_at_least)
 
     network, done = original, list[PruningRound]()
     alive = {group.name: list(range(group.n_players)) for group in named.values()}
@@ -169,7 +174,8 @@ def prune_network(
         single = {name: torch.zeros(1) for name, channels in alive.items() if len(channels) == 1}
         step_goal = schedule.next_goal(number, alive)
         rankings = {name: (values | single)[name] for name in alive}
-        step = plan_pruning(network, rankings, example_input=batch, **step_goal, **how)
+        least = None if keep_at_least is None else {name: floors[name] for name in alive}
+        step = plan_pruning(network, rankings, example_input=batch, keep_at_least=least, **step_goal, **how)
         schedule.spend(step)
         alive = {name: [channels[c] for c in step.kept(name)] for name, channels in alive.items()}
         network = prune(network, step, batch)
@@ -192,7 +198,7 @@ def prune_network(
         {group.name: group.n_players for group in named.values()},
         batch[:1],
         measured_latency(original, network, batch) if goal == "latency" else None,
-        {goal: dict(target) if isinstance(target, Mapping) else target, **how, "rounds": rounds},
+        {goal: as_recorded(target), **how, "keep_at_least": as_recorded(keep_at_least), "rounds": rounds},
     )
     return PrunedNetwork(network, whole, evaluate(original, *select_on).accuracy, tuple(done))
 

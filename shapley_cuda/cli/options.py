@@ -13,9 +13,9 @@ from ..rankers import RANKERS
 from .errors import set_debug
 
 __all__ = [
-    "Budget", "Checkpoint", "Data", "Debug", "Device", "Groups", "ImageSize", "MaxSeconds", "Method", "Metric",
-    "MetricOption", "Model", "OwnModel", "RankedModel", "RankerOption", "Samples", "Seed", "Settle", "Tolerance",
-    "check_device",
+    "Budget", "Checkpoint", "Data", "Debug", "Device", "Groups", "ImageSize", "MaxSeconds", "MemoryBudget", "Method",
+    "Metric", "MetricOption", "Model", "OwnModel", "Prefix", "PrefixOption", "RankedModel", "RankerOption", "Samples",
+    "Seed", "Settle", "Tolerance", "check_device",
 ]  # fmt: skip
 
 
@@ -29,7 +29,16 @@ class Metric(str, Enum):
     cosine = "cosine"
 
 
-_MODEL, _DATA, _RANKING = "The network", "The data", "The ranking"
+class Prefix(str, Enum):
+    """Where results for each sample of what no mask reaches are kept."""
+
+    memory = "memory"
+    bfloat16 = "bfloat16"
+    disk = "disk"
+    recompute = "recompute"
+
+
+_MODEL, _DATA, _RANKING, _MEMORY = "The network", "The data", "The ranking", "Memory"
 
 _NAMED = "package.module:factory, called without arguments; or lenet5, vgg16, ..., torchvision:NAME."
 
@@ -151,6 +160,27 @@ RankerOption = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(metavar="N", help="Decides all sampling.", rich_help_panel=_RANKING, show_default="0")
+]
+PrefixOption = Annotated[
+    Prefix | None,
+    typer.Option(
+        "--prefix",
+        metavar="NAME",
+        help="Where the results for each sample of what no mask reaches are kept: memory; bfloat16, there at half the "
+        "size; disk, a temporary file; or recompute, nowhere.",
+        rich_help_panel=_MEMORY,
+        show_default="memory",
+    ),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE|SHARE",
+        help="Memory that the rows evaluated at once may take, such as 64MiB; or a share of what is free, such as "
+        "0.25.",
+        rich_help_panel=_MEMORY,
+        show_default="32MiB, on a GPU 0.25",
+    ),
 ]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", callback=set_debug, is_eager=True)

@@ -20,7 +20,19 @@ from ..oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_sets
 from .app import app
 from .display import ProgressDisplay, print_table, wide_console
 from .errors import blame
-from .options import Checkpoint, Data, Debug, Device, ImageSize, MetricOption, RankedModel, Samples, Seed
+from .options import (
+    Checkpoint,
+    Data,
+    Debug,
+    Device,
+    ImageSize,
+    MemoryBudget,
+    MetricOption,
+    PrefixOption,
+    RankedModel,
+    Samples,
+    Seed,
+)  # fmt: skip
 from .subject import Named, load_subject
 from .values import ValuesIndex
 
@@ -71,6 +83,8 @@ def oracle(
             show_default=False,
         ),
     ] = None,
+    prefix: PrefixOption = None,
+    memory_budget: MemoryBudget = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the sets.")] = Path("runs/oracle"),
     debug: Debug = False,
 ) -> None:
@@ -78,8 +92,9 @@ def oracle(
     with blame("--values"):
         indices = {folder: ValuesIndex.read(folder) for folder in values or []}
     given = Named.given(
-        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed
-    )
+        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed,
+        prefix=prefix, memory_budget=memory_budget,
+    )  # fmt: skip
     subject = load_subject(given.completed(next(iter(indices.values())).named if indices else {}), device)
     chosen = subject.groups([group])[0]
     with blame("--values"):

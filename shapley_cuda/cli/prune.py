@@ -26,8 +26,10 @@ from .options import (
     Groups,
     ImageSize,
     MaxSeconds,
+    MemoryBudget,
     Method,
     MetricOption,
+    PrefixOption,
     RankedModel,
     RankerOption,
     Samples,
@@ -122,6 +124,16 @@ def prune(
         int,
         typer.Option(min=1, metavar="N", help="Round kept numbers up to a multiple of this.", rich_help_panel=_PLAN),
     ] = 1,
+    keep_at_least: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARE|LAYER=N",
+            help="Share of its channels that each group keeps whatever a budget or other groups' channels ask for; or "
+            "LAYER=SHARE or LAYER=CHANNELS, repeated.",
+            rich_help_panel=_PLAN,
+            show_default="0.1 with --across global, else one channel",
+        ),
+    ] = None,
     rounds: Annotated[
         int,
         typer.Option(
@@ -160,6 +172,8 @@ def prune(
     max_seconds: MaxSeconds = None,
     seed: Seed = None,
     option: RankerOption = None,
+    prefix: PrefixOption = None,
+    memory_budget: MemoryBudget = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the plan and the weights.")] = Path(
         "runs/pruned"
     ),
@@ -173,13 +187,14 @@ def prune(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise typer.BadParameter("takes one process: run rank under torchrun, then prune --values", param_hint="prune")
-    goal = read_goal(keep, preset, macs=macs, parameters=parameters, latency=latency)
+    goal = read_goal(keep, preset, keep_at_least, macs=macs, parameters=parameters, latency=latency)
     usual = {"tolerance": tolerance, "settle": settle, "budget": budget, "max_seconds": max_seconds, "seed": seed or 0}
     ranker = make_ranker(method, option or [], **usual)
     retraining = _recipe(recipe, epochs)
     recorded = _read_index(values, rounds)
     named = Named.given(
-        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed
+        model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric, seed=seed,
+        prefix=prefix, memory_budget=memory_budget,
     ).completed(recorded.named if recorded else {})  # fmt: skip
     subject = load_subject(named, device)
     with ProgressDisplay() as display:

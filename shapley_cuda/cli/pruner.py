@@ -178,7 +178,7 @@ class Pruner:
         train_on = self._train or (subject.classes if self._recalibrate else None)
 
         def rank_group(network: nn.Module, group: Group, data: tuple[Tensor, Tensor]) -> Estimate:
-            game = ChannelGame(network, group, data, metric=subject.metric)
+            game = ChannelGame(network, group, data, **subject.game_options)
             return ranker.rank(game, partial(self._show, f"ranking {group.name}, {group.n_players} channels"))
 
         goal = self._goal.for_groups(find_groups(model, self._batch[:1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +26,11 @@ from .options import (
     Groups,
     ImageSize,
     MaxSeconds,
+    MemoryBudget,
     Method,
     MetricOption,
     Model,
+    PrefixOption,
     RankerOption,
     Samples,
     Seed,
@@ -58,6 +60,8 @@ def rank(
     max_seconds: MaxSeconds = None,
     seed: Seed = None,
     option: RankerOption = None,
+    prefix: PrefixOption = None,
+    memory_budget: MemoryBudget = None,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the values.")] = Path("runs/values"),
     resume: Annotated[
         bool,
@@ -80,13 +84,14 @@ def rank(
     with _join_processes(ranker) as processes:
         named = Named.given(
             model=model, checkpoint=checkpoint, data=data, samples=samples, image_size=image_size, metric=metric,
-            seed=seed or 0,
+            seed=seed or 0, prefix=prefix, memory_budget=memory_budget,
         )  # fmt: skip
         subject = load_subject(named, device)
         groups = subject.groups(group)
         asked = new_index(subject, ranker, groups, typed_command(ctx))
         text = processes.from_first(lambda: _begin(asked, out, resume).to_json().encode()).decode()
         index = ValuesIndex.from_json(text, str(out))
+        subject.named = subject.named.with_memory_of(index.named)
         try:
             with ProgressDisplay(hidden=processes.rank > 0) as display:
                 run = Run(subject, ranker, out, resume=resume, processes=processes, display=display)
@@ -168,7 +173,9 @@ def _begin(asked: ValuesIndex, folder: Path, resume: bool) -> ValuesIndex:
     index = asked
     if resume and ValuesIndex.is_in(folder):
         try:
-            index = ValuesIndex.read(folder).extended(asked)
+            found = ValuesIndex.read(folder)
+            named = Named(**asked.named).with_memory_of(found.named)
+            index = found.extended(replace(asked, named=asdict(named)))
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--resume") from error
     index.write(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from ..study import METHODS, STUDIES, run_study, study_tables, write_study
 from .app import app
 from .display import ProgressDisplay, wide_console
 from .errors import blame
-from .options import Checkpoint, Data, Debug, Device, ImageSize, OwnModel, check_device
+from .options import Checkpoint, Data, Debug, Device, ImageSize, MemoryBudget, OwnModel, PrefixOption, check_device
 from .subject import Named, Subject, load_subject
 
 _WIDTH = 132
@@ -44,6 +44,8 @@ def study(
     epochs: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Epochs of retraining.", show_default="the study's")
     ] = None,
+    prefix: PrefixOption = None,
+    memory_budget: MemoryBudget = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that it works.")] = False,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for results, tables and figures.")] = Path(
         "runs/study"
@@ -68,18 +70,21 @@ def study(
         config = replace(config, n_samples=samples)
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    named = Named.given(
+        model=model, checkpoint=checkpoint, data=data, image_size=image_size, prefix=prefix, memory_budget=memory_budget
+    )
+    memory: dict[str, Any] = {"prefix": named.prefix or "memory", "memory_budget": named.memory_budget}
     subject = None
     if model is not None:
-        named = Named.given(model=model, checkpoint=checkpoint, data=data, image_size=image_size)
         subject = load_subject(named, device)
         config = replace(config, name="study", network=model, layers=tuple(layer or ()))
     if quick:
         config = config.quick()
     with ProgressDisplay() as display:
         if subject is None:
-            result = run_study(config, display.show)
+            result = run_study(config, display.show, **memory)
         else:
-            result = run_study(config, display.show, model=subject.model, splits=_splits_of(subject))
+            result = run_study(config, display.show, model=subject.model, splits=_splits_of(subject), **memory)
         display.show("drawing figures", None)
         files = write_study(result, out)
     console = wide_console(_WIDTH)

@@ -19,16 +19,18 @@ from ..loading import DataSource, Samples, draw_samples, fingerprint, load_check
 from ..networks import SHIPPED
 from ..payoffs import agreement
 from .errors import blame
-from .options import Metric, check_device
+from .options import Metric, Prefix, check_device
+from .sizes import read_memory_budget
 
 __all__ = ["Named", "Subject", "load_named_model", "load_subject"]
 
 _WITHOUT_LABELS = ("kl", "cosine")
+_MEMORY = ("prefix", "memory_budget")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A network and samples of data, as users name them; None is what they left open."""
+    """A network, samples of data and the memory for them, as users name them; None is what they left open."""
 
     model: str | None = None
     checkpoint: str | None = None
@@ -37,13 +39,27 @@ class Named:
     samples: int | None = None
     metric: str | None = None
     seed: int | None = None
+    prefix: str | None = None
+    memory_budget: int | float | None = None
 
     @classmethod
-    def given(cls, *, checkpoint: Path | None = None, metric: Metric | None = None, **options: Any) -> Named:
-        """What the options of a command say."""
+    def given(
+        cls,
+        *,
+        checkpoint: Path | None = None,
+        metric: Metric | None = None,
+        prefix: Prefix | None = None,
+        memory_budget: str | None = None,
+        **options: Any,
+    ) -> Named:
+        """What the options of a command say, blaming the one that is wrong."""
+        with blame("--memory-budget"):
+            budget = None if memory_budget is None else read_memory_budget(memory_budget)
         return cls(
             checkpoint=None if checkpoint is None else str(checkpoint),
             metric=None if metric is None else metric.value,
+            prefix=None if prefix is None else prefix.value,
+            memory_budget=budget,
             **options,
         )
 
@@ -54,12 +70,16 @@ class Named:
             recorded = {name: value for name, value in recorded.items() if name != "checkpoint"}
         return replace(self, **{**recorded, **values})
 
+    def with_memory_of(self, recorded: Mapping[str, Any]) -> Named:
+        """Keep to memory as another command did, where nothing else is said."""
+        return replace(self, **{name: recorded.get(name) for name in _MEMORY if getattr(self, name) is None})
+
 
 class Subject:
     """A network, the samples that its channels are valued on, and where other splits are to be had.
 
     Attributes:
-        named: what it was made from.
+        named: what it was made from, and how its games keep to memory.
         model: the network.
         inputs: samples of the split "rank", on the network's device.
         data: the samples with what the metric compares outputs with.
@@ -120,7 +140,13 @@ class Subject:
 
     def game(self, group: Group) -> ChannelGame:
         """The game of one group's channels."""
-        return ChannelGame(self.model, group, self.data, metric=self.metric)
+        return ChannelGame(self.model, group, self.data, **self.game_options)
+
+    @property
+    def game_options(self) -> dict[str, Any]:
+        """Further arguments of games, also of what becomes of the network."""
+        prefix, budget = self.named.prefix or "memory", self.named.memory_budget
+        return {"metric": self.metric, "prefix": prefix, "memory_budget": budget}
 
 
 def load_named_model(name: str | None, checkpoint: str | None, *, trained: bool = True) -> nn.Module:

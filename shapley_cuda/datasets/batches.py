@@ -171,4 +171,5 @@ def _array(note: _Note) -> npt.NDArray[np.uint8]:
     if not all(isinstance(size, int) and size >= 0 for size in shape) or math.prod(shape) != len(_only(bytes, raw)):
         raise ValueError(f"{len(raw)} bytes for an array of shape {shape!r}")
     # frombuffer gives a read-only view of the file's bytes.
-    return np.array(np.frombuffer(raw, dtype=np.uint8)).reshape(shape, order="F" if fortran_order else "C")
+    array: npt.NDArray[np.uint8] = np.array(np.frombuffer(raw, dtype=np.uint8))
+    return array.reshape(tuple(shape), order="F" if fortran_order else "C")

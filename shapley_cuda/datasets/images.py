@@ -120,4 +120,4 @@ def _read_image(pillow: ModuleType, path: Path, size: int, resize: int) -> npt.N
         colours = colours.resize((width, height), pillow.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in colours.size)
     cut = colours.crop((left, top, left + size, top + size))
-    return np.asarray(cut, dtype=np.uint8).transpose(2, 0, 1)
+    return np.moveaxis(np.asarray(cut, dtype=np.uint8), -1, 0)

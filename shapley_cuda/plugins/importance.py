@@ -20,7 +20,7 @@ __all__ = ["ShapleyImportance"]
 _PRODUCING = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
 
 
-class ShapleyImportance(tp.importance.Importance):
+class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # which has no hints
     """Score the channels of ``torch_pruning``'s groups by their Shapley values.
 
     Give it to any of its pruners as ``importance``: local, global, isomorphic and iterative pruning, ``round_to``,

@@ -151,7 +151,7 @@ class StudyResult:
         accuracies: against the share of channels removed.
         retrained: accuracies before and after retraining.
         seconds: time that all of it took.
-        environment: device, threads and versions that the times are those of.
+        environment: device, threads, versions and use of memory that the times are those of.
     """
 
     config: StudyConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,8 @@ def run_study(
     *,
     model: nn.Module | None = None,
     splits: Mapping[str, Split] | None = None,
+    prefix: str = "memory",
+    memory_budget: int | float | None = None,
 ) -> StudyResult:
     """Compare rankings of a network's layers with each other, with exact values and with the oracle.
 
@@ -45,6 +48,8 @@ def run_study(
             configuration names. It is not changed.
         splits: by name, all of :data:`~shapley_cuda.datasets.SPLITS`. Default: what ships of Fashion-MNIST, with the
             full test set where that is installed.
+        prefix: of the games, see :class:`~shapley_cuda.ChannelGame`.
+        memory_budget: of the games.
 
     Raises:
         GroupError: a layer does not exist or cannot be pruned.
@@ -63,10 +68,8 @@ def run_study(
     found = find_groups(model, splits["rank"].images[:1])
     groups = [pick_group(found, name) for name in config.layers] or [group for group in found if group.prunable]
 
-    compared = [
-        compare_rankings(ChannelGame(model, group, splits["rank"], metric=config.metric), config, report)
-        for group in groups
-    ]
+    how: dict[str, Any] = {"metric": config.metric, "prefix": prefix, "memory_budget": memory_budget}
+    compared = [compare_rankings(ChannelGame(model, group, splits["rank"], **how), config, report) for group in groups]
     rankings = _of_every_group([estimates for _, estimates in compared])
     return StudyResult(
         config=config,
@@ -77,7 +80,8 @@ def run_study(
         accuracies=masked_accuracies(model, groups, rankings, config, splits["test"], report),
         retrained=retrained_accuracies(model, rankings, config, splits, report),
         seconds=time.perf_counter() - start,
-        environment=describe_environment(config.device),
+        environment=describe_environment(config.device)
+        | {"prefix": prefix, "memory_budget": "default" if memory_budget is None else str(memory_budget)},
     )
 
 
