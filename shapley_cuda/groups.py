@@ -19,6 +19,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from .heads import UNKNOWN_HEADS, WITHIN_ATTENTION, HeadCount, Heads, find_heads, is_attention
+
 __all__ = [
     "ChannelCutter",
     "Consumer",
@@ -75,14 +77,16 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that lose the same channels together. One player is one output channel of the layer it is named for.
+    """Layers that lose the same channels together. One player is one output channel of the layer it is named for, or one
+    attention head: the channels that it has in the layers of queries, keys and values, and of the layer that reads it.
 
     Attributes:
         name: qualified name of the first layer, in the model's order, that produces the channels.
-        n_players: number of channels.
+        n_players: number of channels, or of heads.
         layers: names of all layers that are cut along with it, consumers left out.
         consumers: who reads the channels.
         reason: why the group cannot be pruned exactly; None where it can.
+        channels_per_player: 1, or what an attention head has.
     """
 
     name: str
@@ -90,6 +94,14 @@ class Group:
     layers: tuple[str, ...]
     consumers: tuple[Consumer, ...] = field(repr=False)
     reason: str | None = None
+    channels_per_player: int = 1
+
+    @property
+    def size(self) -> str:
+        """How many players there are, in words."""
+        if self.channels_per_player == 1:
+            return f"{self.n_players} channels"
+        return f"{self.n_players} heads of {self.channels_per_player} channels"
 
     @property
     def prunable(self) -> bool:
@@ -100,7 +112,7 @@ class Group:
     def __str__(self) -> str:
         consumers = ", ".join(c.name for c in self.consumers) or "nobody"
         state = "" if self.prunable else f" -- not prunable: {self.reason}"
-        return f"{self.name}: {self.n_players} channels, read by {consumers}{state}"
+        return f"{self.name}: {self.size}, read by {consumers}{state}"
 
 
 def find_groups(model: nn.Module, example_input: Tensor) -> list[Group]:
@@ -210,8 +222,8 @@ class ChannelCutter:
 
     def cut(self, removed: Mapping[str, Sequence[int]]) -> nn.Module:
         """Remove channels in a copy, see :func:`cut_channels`."""
-        gone: dict[_Cut, set[int]] = {}
-        cause: dict[_Cut, str] = {}
+        gone: dict[_Cut | HeadCount, set[int]] = {}
+        cause: dict[_Cut | HeadCount, str] = {}
         for name, players in removed.items():
             for cut, places in self._cuts[name]:
                 channels = {channel for player in players for channel in places.get(player, ())}
@@ -247,7 +259,7 @@ def coupled_items(model: nn.Module, name: str, example_input: Tensor) -> tuple[n
         dependency with ``idxs``, the places it is cut at, and ``root_idxs``, the players these belong to.
     """
     graph = _trace(model, example_input)
-    return graph.model, list(_items_of_group(graph, name))
+    return graph.model, _items_of_group(graph, name)[0]
 
 
 @dataclass(frozen=True)
@@ -268,15 +280,16 @@ class _Cut:
             self.prune(model.get_submodule(self.name), channels)
 
 
-def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dict[int, list[int]]]]:
+def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut | HeadCount, dict[int, list[int]]]]:
     """What is cut along with a group, and at which places for each of its players.
 
     Places are those of the whole network, so that several groups can be cut at once.
     """
     modules = {module: module_name for module_name, module in graph.model.named_modules()}
     parameters = {id(parameter): parameter_name for parameter_name, parameter in graph.model.named_parameters()}
-    cuts = []
-    for item in _items_of_group(graph, name):
+    cuts: list[tuple[_Cut | HeadCount, dict[int, list[int]]]] = []
+    items, heads = _items_of_group(graph, name)
+    for item in items:
         target = item.dep.target
         is_parameter = target.type == tp.ops.OPTYPE.PARAMETER
         target_name = parameters.get(id(target.module)) if is_parameter else modules.get(target.module)
@@ -286,13 +299,18 @@ def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dic
         for player, place in zip(item.root_idxs, item.idxs, strict=True):
             places.setdefault(int(player), []).append(int(place))
         cuts.append((_Cut(target_name, is_parameter, item.dep.handler, target.pruning_dim), places))
+    if heads is not None:
+        cuts.append((HeadCount(heads.module), {head: [head] for head in range(heads.count)}))
     return cuts
 
 
-def _items_of_group(graph: tp.DependencyGraph, name: str) -> tp.Group:
+def _items_of_group(graph: tp.DependencyGraph, name: str) -> tuple[list[Any], Heads | None]:
+    """What is cut along with a layer's output channels, their places and whose they are; and by which heads, if by any."""
     layer = graph.model.get_submodule(name)
     cut = graph.get_pruner_of_module(layer).prune_out_channels
-    return graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer))))
+    items = list(graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer)))))
+    heads = find_heads(graph, items)
+    return (items if heads is None else [heads.by_head(graph, item) for item in items]), heads
 
 
 def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
@@ -312,10 +330,13 @@ def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
 
 
 def _describe(
-    graph: tp.DependencyGraph, name: str, layer: nn.Module, n_players: int
+    graph: tp.DependencyGraph, name: str, layer: nn.Module, n_channels: int
 ) -> tuple[Group, set[tuple[str, int]]]:
     names = {module: module_name for module_name, module in graph.model.named_modules()}
-    items = _items_of_group(graph, name)
+    items, heads = _items_of_group(graph, name)
+    n_players, keeping_apart = n_channels, _CHANNELWISE
+    if heads is not None:
+        n_players, keeping_apart = heads.count, _CHANNELWISE | WITHIN_ATTENTION
     layers: list[str] = []
     consumers: list[Consumer] = []
     produced: set[tuple[str, int]] = set()
@@ -342,7 +363,9 @@ def _describe(
             produced |= {(member, index) for index in indices}
         elif kind == tp.ops.OPTYPE.OUTPUT:
             reasons.append("its channels are outputs of the network")
-        elif kind in _CHANNELWISE:
+        elif kind in keeping_apart:
+            if heads is None and is_attention(node):
+                reasons.append(UNKNOWN_HEADS)
             if member:
                 layers.append(member)
             if kind == _DEPTHWISE:
@@ -358,7 +381,14 @@ def _describe(
     read = {player for consumer in consumers for player in consumer.player_of_input.tolist()}
     if not reasons and len(read - {-1}) < n_players:
         reasons.append("some of its channels reach a layer only together with others, or none at all")
-    group = Group(name, n_players, tuple(_unique(layers)), tuple(consumers), "; ".join(_unique(reasons)) or None)
+    group = Group(
+        name,
+        n_players,
+        tuple(_unique(layers)),
+        tuple(consumers),
+        "; ".join(_unique(reasons)) or None,
+        channels_per_player=1 if heads is None else heads.head_dim,
+    )
     return group, produced
 
 

@@ -1,6 +1,6 @@
 """Make what ships in shapley_cuda/assets: subsets of Fashion-MNIST, and networks trained on the full set.
 
-Needs the full data set (see `shapley_cuda.datasets.fashion_mnist_folder`) and about ten minutes on two cores:
+Needs the full data set (see `shapley_cuda.datasets.fashion_mnist_folder`) and about a quarter of an hour on two cores:
 
     python tools/make_assets.py            # everything
     python tools/make_assets.py data       # the subsets alone
@@ -65,6 +65,10 @@ RECIPES = {
         {"widths": [32, 32, "M", 64, 64, "M", 128, 128, "M"]},
         {"epochs": 6, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "seed": 1},
         with_select=True,
+    ),
+    "vit": Recipe(
+        {"heads": [4, 4, 4, 4], "neurons": [128, 128, 128, 128]},
+        {"epochs": 6, "batch_size": 32, "lr": 0.1, "weight_decay": 1e-4, "schedule": "cosine", "seed": 1},
     ),
 }
 
