@@ -15,8 +15,8 @@ KERNELS = ROOT / "csrc" / "kernels"
 # Each module imports only those to its left.
 LAYERS = (
     "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "mapped", "estimate", "memory",
-    "counting", "groups", "masking", "exactness", "game_data", "tracing", "split", "prefix", "epilogue", "paths",
-    "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans", "surgery", "planning", "storage",
+    "counting", "heads", "groups", "masking", "exactness", "game_data", "tracing", "split", "prefix", "epilogue",
+    "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans", "surgery", "planning", "storage",
     "pruning", "report", "loading", "demo", "study", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.

@@ -51,10 +51,13 @@ _READERS = {tp.ops.OPTYPE.CONV, tp.ops.OPTYPE.LINEAR}
 _REFUSED = {
     tp.ops.OPTYPE.LN: "a LayerNorm normalises over the channels, so removing some changes what the others become",
     tp.ops.OPTYPE.GN: "a GroupNorm normalises over several channels, so removing some changes what the others become",
-    tp.ops.OPTYPE.MHA: "nn.MultiheadAttention cuts its channels into heads, which are not single channels",
+    tp.ops.OPTYPE.MHA: "nn.MultiheadAttention cuts its channels into heads, and holds the layers of all in one",
     tp.ops.OPTYPE.LSTM: "an LSTM mixes its channels over time",
     tp.ops.OPTYPE.EMBED: "an embedding's columns are not produced by a convolution or a linear layer",
-}
+} | dict.fromkeys(
+    WITHIN_ATTENTION,
+    "copies or parts of a tensor, which are followed through attention alone, where its module has num_heads",
+)
 
 
 class GroupError(ValueError):
@@ -77,8 +80,8 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that lose the same channels together. One player is one output channel of the layer it is named for, or one
-    attention head: the channels that it has in the layers of queries, keys and values, and of the layer that reads it.
+    """Layers that lose the same channels together. One player is one output channel of the layer it is named for, or
+    one attention head: its channels in the layers of queries, keys and values together.
 
     Attributes:
         name: qualified name of the first layer, in the model's order, that produces the channels.
@@ -300,12 +303,12 @@ def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut | He
             places.setdefault(int(player), []).append(int(place))
         cuts.append((_Cut(target_name, is_parameter, item.dep.handler, target.pruning_dim), places))
     if heads is not None:
-        cuts.append((HeadCount(heads.module), {head: [head] for head in range(heads.count)}))
+        cuts.append((HeadCount(heads.module, heads.head_dim), {head: [head] for head in range(heads.count)}))
     return cuts
 
 
 def _items_of_group(graph: tp.DependencyGraph, name: str) -> tuple[list[Any], Heads | None]:
-    """What is cut along with a layer's output channels, their places and whose they are; and by which heads, if by any."""
+    """What is cut along with a layer's output channels, at which places and whose these are; and the heads, if any."""
     layer = graph.model.get_submodule(name)
     cut = graph.get_pruner_of_module(layer).prune_out_channels
     items = list(graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer)))))
@@ -334,13 +337,13 @@ def _describe(
 ) -> tuple[Group, set[tuple[str, int]]]:
     names = {module: module_name for module_name, module in graph.model.named_modules()}
     items, heads = _items_of_group(graph, name)
-    n_players, keeping_apart = n_channels, _CHANNELWISE
-    if heads is not None:
-        n_players, keeping_apart = heads.count, _CHANNELWISE | WITHIN_ATTENTION
+    n_players = n_channels if heads is None else heads.count
+    keeping_apart = _CHANNELWISE if heads is None else _CHANNELWISE | WITHIN_ATTENTION
     layers: list[str] = []
     consumers: list[Consumer] = []
     produced: set[tuple[str, int]] = set()
     reasons: list[str] = []
+    mixing: dict[str, list[str]] = {}
     for item in items:
         node, handler, indices = item.dep.target, item.dep.handler, item.idxs
         kind, module = node.type, node.module
@@ -373,23 +376,19 @@ def _describe(
                 if module is layer:  # else the group would have begun at the layer in front of it
                     reasons.append(f"depthwise convolution {member} takes its channels from where none can be cut")
         else:
-            reasons.append(
-                f"{member or node.name}: " + _REFUSED.get(kind, "a layer that is not known to keep channels apart")
-            )
+            why = _REFUSED.get(kind, "a layer that is not known to keep channels apart")
+            mixing.setdefault(why, []).append(member or node.name)
+    for why, members in mixing.items():
+        others = f" and {len(members) - 1} more" if len(members) > 1 else ""
+        reasons.append(f"{members[0]}{others}: {why}")
     if not consumers and not reasons:
         reasons.append("its channels are outputs of the network")
     read = {player for consumer in consumers for player in consumer.player_of_input.tolist()}
     if not reasons and len(read - {-1}) < n_players:
         reasons.append("some of its channels reach a layer only together with others, or none at all")
-    group = Group(
-        name,
-        n_players,
-        tuple(_unique(layers)),
-        tuple(consumers),
-        "; ".join(_unique(reasons)) or None,
-        channels_per_player=1 if heads is None else heads.head_dim,
-    )
-    return group, produced
+    reason = "; ".join(_unique(reasons)) or None
+    per_player = 1 if heads is None else heads.head_dim
+    return Group(name, n_players, tuple(_unique(layers)), tuple(consumers), reason, per_player), produced
 
 
 def _unique(items: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from torch import nn
 __all__ = ["UNKNOWN_HEADS", "WITHIN_ATTENTION", "HeadCount", "Heads", "find_heads", "is_attention"]
 
 WITHIN_ATTENTION = {tp.ops.OPTYPE.UNBIND, tp.ops.OPTYPE.EXPAND}
-"""Operations that keep heads apart, though not single channels: a split of queries, keys and values, a matrix product."""
+"""Operations that keep heads apart, though not single channels: a split into three, a product of matrices."""
 
 UNKNOWN_HEADS = (
     "attention takes its channels by heads, and the module that holds its layers for queries, keys and values (or one "
@@ -62,15 +62,18 @@ class Heads:
 
 @dataclass(frozen=True)
 class HeadCount:
-    """The number of heads that a module keeps as an attribute. One that follows from the widths needs no cut."""
+    """What a module keeps of the number of its heads: ``num_heads``, and timm's the width of all, ``attn_dim``. What
+    follows from the layers' widths instead needs no cut."""
 
     module: str
+    head_dim: int
 
     def apply(self, model: nn.Module, removed: list[int]) -> None:
-        """Subtract the removed heads."""
-        attention = model.get_submodule(self.module)
-        if "num_heads" in vars(attention):
-            attention.num_heads -= len(removed)  # type: ignore[operator,assignment]
+        """Take the removed heads off."""
+        kept = vars(model.get_submodule(self.module))
+        for name, size in (("num_heads", 1), ("attn_dim", self.head_dim)):
+            if name in kept:
+                kept[name] -= size * len(removed)
 
 
 def find_heads(graph: tp.DependencyGraph, items: Iterable[Any]) -> Heads | None:

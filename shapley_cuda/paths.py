@@ -191,8 +191,8 @@ class WalkPath:
 class LinearWalk:
     """A linear consumer with its input columns in the players' order and its epilogue fused.
 
-    A layer that acts on tokens has an input ``[N, ..., C * S]``: to the kernel each token is a sample of its own, and all
-    those of a sample walk together.
+    A layer that acts on tokens has an input ``[N, ..., C * S]``: to the kernel each token is a sample of its own, and
+    those of one sample take the same walk.
 
     Attributes:
         weight: ``[K, C * S]``.

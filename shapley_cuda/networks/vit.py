@@ -109,8 +109,8 @@ def vit(
     """Build a small vision transformer: 138,890 parameters and 16 tokens for 28 x 28 images.
 
     A convolution makes a token of every patch, a learned position is added, and pre-norm blocks of attention and an MLP
-    follow; the mean over the tokens, behind a last LayerNorm, is classified. There is no class token. The players are the
-    heads of each block, by ``blocks.0.attention.q``, and the neurons of its MLP, by ``blocks.0.mlp.fc1``. What the
+    follow; the mean over the tokens, behind a last LayerNorm, is classified. There is no class token. The players are
+    the heads of each block, named ``blocks.0.attention.q``, and the neurons of its MLP, ``blocks.0.mlp.fc1``. What the
     blocks add up is normalised by LayerNorms, so that channels of the tokens themselves cannot be pruned exactly.
 
     Args:
@@ -140,7 +140,8 @@ def vit(
     """
     if not heads or len(heads) != len(neurons) or not all(is_count(n) for n in (*heads, *neurons)):
         raise ValueError(
-            f"vit: heads and neurons must be positive integers, one of each for every block, got {heads!r} and {neurons!r}"
+            "vit: heads and neurons must be positive integers, one of each for every block, "
+            f"got {heads!r} and {neurons!r}"
         )
     check_counts("vit", num_classes=num_classes, dim=dim, head_dim=head_dim)
     check_counts("vit", patch_size=patch_size, in_channels=in_channels, image_size=image_size)
