@@ -229,6 +229,9 @@ FAMILIES: dict[str, Family] = {
     "chunked_attention": Family(lambda: Transformer(ChunkedAttention, N_CLASSES), (5, 4)),
 }
 
+WITH_HEADS = ("vit", "fused_attention", "chunked_attention")
+"""Families whose attention heads are players."""
+
 
 class Branching(nn.Module):
     """Takes a branch that depends on the data, which torch.fx cannot follow. Both branches read the same channels."""

@@ -170,10 +170,6 @@ class OwnLinear(nn.Linear):
             "consumer fc2 is called 2 times in one forward pass",
         ),
         (
-            TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()[:, None]).squeeze(1).relu())),
-            "the input of fc2 has 3 dimensions, a walk kernel needs 2",
-        ),
-        (
             TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()).relu()), OwnLinear(8, 6)),
             "consumer fc2 is a OwnLinear, not an nn.Linear",
         ),
@@ -309,6 +305,16 @@ def test_paths_network_that_folds_into_the_batch_is_refused_with_the_reason(path
     with pytest.raises(sc.PathError, match=r"got 15 entries for 3 rows: the network folds another dimension"):
         sc.ChannelGame(model, "fc1", (inputs, torch.arange(3)), path=path)
     assert sc.ChannelGame(model, "fc2", (inputs, torch.arange(3))).path == "walk"
+
+
+def test_walk_path_tokens_in_front_of_the_samples_are_refused_with_the_reason() -> None:
+    model = prepared(TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x.transpose(0, 1)).relu()).relu()).mean(0)))
+    # As many tokens as samples that the cut is tried on: what looks like samples there is none.
+    inputs = torch.randn(6, 4, 10, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(
+        sc.PathError, match=r"^the input of fc2 has not one entry per sample along its first dimension$"
+    ):
+        sc.ChannelGame(model, "fc1", (inputs, torch.arange(6) % N_CLASSES), path="walk")
 
 
 def test_suffix_path_runs_the_prefix_once_per_sample() -> None:
