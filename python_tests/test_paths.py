@@ -307,7 +307,7 @@ def test_paths_network_that_folds_into_the_batch_is_refused_with_the_reason(path
     assert sc.ChannelGame(model, "fc2", (inputs, torch.arange(3))).path == "walk"
 
 
-def test_walk_path_tokens_in_front_of_the_samples_are_refused_with_the_reason() -> None:
+def test_paths_tokens_in_front_of_the_samples_are_refused_with_the_reason() -> None:
     model = prepared(TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x.transpose(0, 1)).relu()).relu()).mean(0)))
     # As many tokens as samples that the cut is tried on: what looks like samples there is none.
     inputs = torch.randn(6, 4, 10, generator=torch.Generator().manual_seed(0))

@@ -163,8 +163,6 @@ class WalkPath:
         execution = _settle(execution, split, device)
         if layer.weight.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
-        if x not in traced.per_sample:
-            raise PathError(f"the input of {consumer.name} has not one entry per sample along its first dimension")
         if type(layer) is nn.Conv2d:
             self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, columns, epilogue, execution)
         elif type(layer) is nn.Linear:

@@ -45,12 +45,15 @@ class Traced:
         return self.module.graph
 
     def calls(self, layers: Iterable[str]) -> list[fx.Node]:
-        """The calls of some layers, in the graph's order; every layer must be called."""
+        """The calls of some layers, in the graph's order; every layer must be called, on one entry per sample."""
         wanted = set(layers)
         found = [n for n in self.graph.nodes if n.op == "call_module" and n.target in wanted]
         missing = wanted - {str(n.target) for n in found}
         if missing:
             raise PathError(f"consumers {sorted(missing)} do not appear as module calls in the traced network")
+        for call in found:
+            if call.all_input_nodes[0] not in self.per_sample:
+                raise PathError(f"the input of {call.target} has not one entry per sample along its first dimension")
         return found
 
 
