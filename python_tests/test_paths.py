@@ -280,10 +280,12 @@ class Scaled(nn.Module):
 def test_paths_argument_with_a_default_agree() -> None:
     model = prepared(Scaled())
     inputs = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-    game = sc.ChannelGame(model, "fc1", (inputs, torch.arange(4)))
+    games = games_of_all_paths(model, "fc1", (inputs, torch.arange(4)))
+    assert set(games) == set(PATHS)
     with torch.no_grad():
         expected = -F.cross_entropy(model(inputs), torch.arange(4))
-    assert game(torch.ones(1, 8, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
+    for game in games.values():
+        assert game(torch.ones(1, 8, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class Folded(nn.Module):
