@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -31,6 +32,7 @@ N_BLOCKS = 4
 HEADS = [f"blocks.{i}.attention.q" for i in range(N_BLOCKS)]
 NEURONS = [f"blocks.{i}.mlp.fc1" for i in range(N_BLOCKS)]
 TOKENS = (5, 4)
+EXAMPLE = Path(__file__).parent.parent / "examples" / "vit.py"
 
 
 @pytest.fixture(scope="module")
@@ -369,6 +371,27 @@ def test_prune_network_ranks_and_cuts_heads_in_rounds(trained: nn.Module, data: 
     assert [len(r.plan.kept(HEADS[0])) for r in result.rounds] == [2, 1]
     assert result.model.blocks[0].attention.num_heads == 1
     assert torch.equal(sc.prune(trained, result.plan, data[0])(data[0]), result.model(data[0]))
+
+
+def test_example_prints_what_each_method_leaves(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("vit_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for method in ("magnitude (L1)", "Taylor"):
+        del module.METHODS[method]  # two are enough, and faster
+    accuracies = module.main(["--images", "4", "--budget", "1100", "--macs", "0.8"])
+    unpruned, _, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert unpruned.startswith("Unpruned: 2,279,040 MACs, accuracy 88.")
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [tuple(row[:2]) for row in cells] == list(accuracies)
+    assert list(accuracies) == [(method, across) for method in module.METHODS for across in ("uniform", "global")]
+    for method, across, heads, neurons, share, accuracy, n_rows in cells:
+        assert len(heads.split()) == len(neurons.split()) == N_BLOCKS
+        assert 70 <= int(share.rstrip("%")) <= 80
+        assert accuracy == f"{accuracies[method, across]:.1%}"
+        assert n_rows == ("0" if method == "random" else f"{4 * 220 * 5 + 4 * 8 * 129:,}")
 
 
 def test_command_line_lists_ranks_and_prunes_heads(tmp_path: Path) -> None:

@@ -121,6 +121,9 @@ class Group:
 def find_groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     """List the groups of coupled layers of a model, in the order of its layers.
 
+    Attention takes its channels by heads, whose number its module says by an attribute ``num_heads``. A cut lowers it,
+    unless it is a property.
+
     Args:
         model: any module that ``torch_pruning`` can trace; it is neither changed nor switched to another mode.
         example_input: a batch that the model accepts, on the model's device.
@@ -197,7 +200,7 @@ def cut_channels(model: nn.Module, removed: Mapping[str, Sequence[int]], example
 
     Args:
         model: the network; unchanged.
-        removed: for each group, by its name, the channels to remove, in the numbering of ``model``.
+        removed: for each group, by its name, the channels (or heads) to remove, in the numbering of ``model``.
         example_input: a batch that the model accepts.
 
     Returns:
