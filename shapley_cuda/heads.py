@@ -3,7 +3,7 @@
 Attention takes the channels of its queries, keys and values apart into heads, which know nothing of each other until a
 layer reads them side by side. A whole head can be cut exactly; one of its channels cannot, since all of them decide
 together what the head looks at. Layers do not tell where one head ends, but the module that holds them does: by its
-attribute ``num_heads``, as attention modules have it everywhere.
+attribute ``num_heads``, as attention modules commonly have it.
 """
 
 from __future__ import annotations
