@@ -237,6 +237,7 @@ def test_groups_that_cannot_be_served_are_refused_or_left_to_the_fallback(
     assert left_alone(group) is None
 
 
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters detected")
 @pytest.mark.parametrize("family", ["vit", "fused_attention"])
 def test_heads_have_one_value_each_and_are_pruned_whole(family: str) -> None:
     model, inputs, targets = build(family)
