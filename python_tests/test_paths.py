@@ -313,10 +313,25 @@ def test_paths_tokens_in_front_of_the_samples_are_refused_with_the_reason() -> N
     model = prepared(TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x.transpose(0, 1)).relu()).relu()).mean(0)))
     # As many tokens as samples that the cut is tried on: what looks like samples there is none.
     inputs = torch.randn(6, 4, 10, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(
-        sc.PathError, match=r"^the input of fc2 has not one entry per sample along its first dimension$"
-    ):
-        sc.ChannelGame(model, "fc1", (inputs, torch.arange(6) % N_CLASSES), path="walk")
+    data = inputs, torch.arange(6) % N_CLASSES
+    reason = "the input of fc2 has not one entry per sample along its first dimension"
+    for path in ("walk", "suffix"):
+        with pytest.raises(sc.PathError, match=f"^{reason}$"):
+            sc.ChannelGame(model, "fc1", data, path=path)
+    for path in ("auto", "hook"):
+        with pytest.raises(sc.PathError, match=r"^a consumer of the group got 4 entries for 2 rows: "):
+            sc.ChannelGame(model, "fc1", data, path=path)
+
+
+def test_paths_network_whose_outputs_are_tokens_agree() -> None:
+    model = prepared(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, N_CLASSES)))
+    inputs = torch.randn(5, 2, 3, 10, generator=torch.Generator().manual_seed(0))
+    games = games_of_all_paths(model, "0", (inputs, torch.arange(5)), image_loss)
+    assert set(games) == set(PATHS)
+    permutations, samples = sc.WalkSampler(8, 5).walks(0, 6)
+    expected = games["hook"].walk_values(permutations, samples)
+    for game in games.values():
+        assert_payoffs_agree(game.walk_values(permutations, samples), expected)
 
 
 def test_suffix_path_runs_the_prefix_once_per_sample() -> None:

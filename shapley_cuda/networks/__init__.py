@@ -2,9 +2,9 @@
 
 `lenet5` is the default: small enough that exact answers are within reach. `vgg_bn` adds what makes pruning harder: a
 deep stack and BatchNorm between a channel and its reader; `vit` is a transformer, whose attention heads and MLP neurons
-are pruned. All three ship trained, see `pretrained`. `lenet5_bn`, `vgg16`,
-`resnet56` and `resnet50` are those of "Shapley Pruning for Neural Network Compression" (Adamczewski, Li, Van Gool,
-arXiv 2407.15875), and `preset` gives the widths that they are pruned to there.
+are pruned. These ship trained, see `pretrained`, and so does `lenet5_bn`. It, `vgg16`, `resnet56` and `resnet50` are
+those of "Shapley Pruning for Neural Network Compression" (Adamczewski, Li, Van Gool, arXiv 2407.15875), and `preset`
+gives the widths that they are pruned to there.
 
 All are plain modules that `torch.fx` and `torch_pruning` trace, with readable layer names, so that a group can be named
 by its layer: ``conv1`` ... ``fc2``, and ``layer1.0.conv1`` in a ResNet. Weights are torch's default initialisation,
