@@ -21,11 +21,13 @@ study: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest
 
-# The plugins with every package that they serve. shapiq brings some 300 MB along, so make test goes without it.
+# The plugins and the exports with every package that they serve. shapiq brings some 300 MB along, so make test goes
+# without them.
 ecosystem: $(VENV)/installed
-	$(PIP) install 'shapiq>=1.4'
+	$(PIP) install 'shapiq>=1.4' onnx onnxscript onnxruntime
 	$(BIN)/pytest python_tests/test_plugins_importance.py python_tests/test_plugins_shapiq.py \
-	  python_tests/test_plugins_frames.py
+	  python_tests/test_plugins_frames.py python_tests/test_export.py python_tests/test_cli_export.py
+	$(BIN)/pytest python_tests/test_docs.py -k export
 
 # Style and types.
 lint: $(VENV)/installed

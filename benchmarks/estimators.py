@@ -1,23 +1,24 @@
-"""How much error a pass buys: one order of joining shared by the data set, against an order for each sample."""
+"""How much error a pass buys: one order of joining for the data set, an order for each sample, pairs, folded pairs."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import shapley_cuda as sc
 from shapley_cuda.comparison import kendall_tau, relative_rmse
+from shapley_cuda.rankers.visits import Visits
 
 from .cases import Setting
 from .report import print_table, progress
 
-LAYERS = {"error.lenet5.conv2": "conv2", "error.lenet5.fc1": "fc1"}
-
+PAIRS = "own order, antithetic"
 _SCHEMES: dict[str, dict[str, bool]] = {
     "shared order": {"shared": True, "antithetic": False},
-    "own order": {"shared": False, "antithetic": False},
-    "own order, antithetic": {"shared": False, "antithetic": True},
+    "own order": {"antithetic": False},
+    PAIRS: {"folded": False},
+    "own order, antithetic, folded": {},
 }
 
 
@@ -25,13 +26,29 @@ _SCHEMES: dict[str, dict[str, bool]] = {
 class _Plan:
     """Sizes of the comparison. A pass is one walk for every sample."""
 
+    network: str
+    layer: str
     samples: int = 1000
     passes: tuple[int, ...] = (2, 16)
     seeds: int = 5
     reference_passes: int = 128  # for each of two halves
 
+    @property
+    def name(self) -> str:
+        return f"{self.network}.{self.layer}"
 
-_QUICK = _Plan(samples=20, passes=(2,), seeds=1, reference_passes=4)
+
+_PLANS = (
+    _Plan("lenet5", "conv1", samples=250, passes=(4, 16), reference_passes=64),
+    _Plan("lenet5", "conv2"),
+    _Plan("lenet5", "fc1"),
+    # What follows these layers is deep, and a row costs a hundred times as much.
+    _Plan("vgg_bn", "conv1", samples=64, passes=(4,), reference_passes=32),
+    _Plan("vgg_bn", "conv3", samples=64, passes=(4,), reference_passes=32),
+    _Plan("vgg_bn", "conv5", samples=250, passes=(4, 16), reference_passes=64),
+    _Plan("vgg_bn", "conv6", passes=(4, 16)),
+)
+LAYERS = {f"error.{plan.name}": plan for plan in _PLANS}
 
 
 def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
@@ -39,10 +56,12 @@ def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
 
     The reference is the mean of two runs; half the difference between them says how far off it may be itself.
     """
-    plan, layer = _QUICK if setting.quick else _Plan(), LAYERS[name]
-    images, labels = sc.fashion_mnist_subset("rank").first(plan.samples).to(setting.device)
-    game = sc.ChannelGame(sc.pretrained("lenet5").to(setting.device), layer, (images, labels))
-    halves = [_rank(game, plan.reference_passes, seed=1000 + i, **_SCHEMES["own order, antithetic"]) for i in (0, 1)]
+    plan = LAYERS[name]
+    if setting.quick:
+        plan = replace(plan, samples=33, passes=(2,), seeds=1, reference_passes=4)
+    data = sc.fashion_mnist_subset("rank").first(plan.samples).to(setting.device)
+    game = sc.ChannelGame(sc.pretrained(plan.network).to(setting.device), plan.layer, data)
+    halves = [_rank(game, plan.reference_passes, seed=1000 + i) for i in (0, 1)]
     reference = (halves[0].values + halves[1].values) / 2
     reference_error = relative_rmse(halves[0].values, reference)
     results = []
@@ -53,7 +72,7 @@ def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
             errors = [relative_rmse(e.values, reference) for e in estimates]
             results.append(
                 {
-                    "layer": f"lenet5.{layer}",
+                    "layer": plan.name,
                     "players": game.n_players,
                     "samples": game.n_samples,
                     "scheme": scheme,
@@ -68,12 +87,20 @@ def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
                     "reference_relative_error": reference_error,
                 }
             )
+    for result in results:
+        pairs = next(r for r in results if r["passes"] == result["passes"] and r["scheme"] == PAIRS)
+        ours, theirs = (r["relative_rmse"] * r["rows"] ** 0.5 for r in (result, pairs))
+        result["at_equal_rows"] = ours / theirs
     return results
 
 
 def print_errors(results: list[dict[str, Any]]) -> None:
-    """Print the comparison. Errors are relative to the mean absolute value of the players."""
-    columns = ["layer", "passes", "rows", "scheme", "rel. RMSE", "range", "Kendall tau", "seconds", "reference error"]
+    """Print the comparison. Errors are relative to the mean absolute value of the players, and once more to those of
+    antithetic pairs, at equal rows: times the root of the rows."""
+    columns = [
+        "layer", "passes", "rows", "scheme", "rel. RMSE", "range", "to pairs", "Kendall tau", "seconds",
+        "reference error",
+    ]  # fmt: skip
     cells = [
         [
             f"{r['layer']} C={r['players']} N={r['samples']}",
@@ -82,6 +109,7 @@ def print_errors(results: list[dict[str, Any]]) -> None:
             r["scheme"],
             f"{r['relative_rmse']:.3f}",
             "{:.3f} to {:.3f}".format(*r["relative_rmse_range"]),
+            f"{r['at_equal_rows']:.2f}",
             f"{r['kendall_tau']:.3f}",
             f"{r['seconds']:.2f}",
             f"{r['reference_relative_error']:.3f}",
@@ -92,5 +120,9 @@ def print_errors(results: list[dict[str, Any]]) -> None:
 
 
 def _rank(game: sc.ChannelGame, passes: int, seed: int, **options: bool) -> sc.Estimate:
-    budget = passes * game.n_samples * (game.n_players + 1)
-    return sc.rank(game, "permutation", tolerance=0, budget=budget, seed=seed, **options)
+    """Whole passes, and the walks that are repeated to tell errors: those are rows, too, and differ."""
+    n_rows = passes * game.n_samples * (game.n_players + 1)
+    if not options.get("shared"):
+        visits = Visits(game, seed, options.get("antithetic", True), options.get("folded", True), False, None)
+        n_rows = visits.n_rows(passes * game.n_samples // (2 if options.get("antithetic", True) else 1))
+    return sc.rank(game, "permutation", tolerance=0, budget=n_rows, seed=seed, **options)

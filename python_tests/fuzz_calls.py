@@ -245,7 +245,7 @@ OPTION_FITS: dict[str, Callable[[Any], bool]] = {
     "seed": lambda value: type(value) is int and -(1 << 63) <= value < 1 << 63,
     "first": lambda value: type(value) is int and 0 <= value < 1 << 63,
     "count": lambda value: type(value) is int and 0 <= value < 1 << 50,  # more is more than any memory
-    "n_players": lambda value: type(value) is int and 1 <= value < 1 << 24,
+    "n_players": lambda value: type(value) is int and 1 <= value <= 65535 * 256,
 }
 WALK_KINDS = ("walks", "any walks")
 OPTIONAL = ("sample_index", "bias", "baseline", "residual", "needed")

@@ -25,7 +25,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "budget": {},
     "tolerance": {"tolerance": 0.3},
     "short": {"budget": 500},
-    "racing": {"settle": 1, "racing": True, "confidence": 0.5, "budget": 3000},
+    "racing": {"settle": 2, "racing": True, "confidence": 0.5, "budget": 4500},
 }
 
 

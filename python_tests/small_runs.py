@@ -19,7 +19,7 @@ def network() -> nn.Sequential:
 
 def data(seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(20, 1, 8, 8, generator=generator), torch.randint(0, 3, (20,), generator=generator)
+    return torch.randn(40, 1, 8, 8, generator=generator), torch.randint(0, 3, (40,), generator=generator)
 
 
 def make_game(group: str = "0", visits: int = 10, **options: Any) -> sc.ChannelGame:

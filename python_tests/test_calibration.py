@@ -56,29 +56,31 @@ def budget_of(passes: float, antithetic: bool) -> int:
     return round(passes * N_SAMPLES * (2 if antithetic else 1) * (N_PLAYERS + 1) * 17 / 16)
 
 
-@pytest.mark.parametrize("antithetic", [True, False])
-@pytest.mark.parametrize("passes", [0.8, 1.5, 2.4, 6, 17.5])
-def test_standard_error_for_the_samples_at_hand_covers(passes: float, antithetic: bool) -> None:
+KINDS = pytest.mark.parametrize(
+    "walks", [{"antithetic": True}, {"antithetic": True, "folded": False}, {"antithetic": False}], ids=str
+)
+
+
+@KINDS
+@pytest.mark.parametrize("passes", [0.8, 1.5, 2.4, 4, 6, 17.5])
+def test_standard_error_for_the_samples_at_hand_covers(passes: float, walks: dict[str, bool]) -> None:
     population = Population(N_SAMPLES, seed=1)
     game = population.game(torch.arange(N_SAMPLES))
-    runs = [
-        rank(game, tolerance=0, budget=budget_of(passes, antithetic), seed=seed, antithetic=antithetic)
-        for seed in range(100)
-    ]
+    budget = budget_of(passes, walks["antithetic"])
+    runs = [rank(game, tolerance=0, budget=budget, seed=seed, **walks) for seed in range(100)]
     covered = coverage(population.values(), [r.values for r in runs], [r.standard_error for r in runs])
     assert 0.90 <= covered <= 0.99
 
 
-@pytest.mark.parametrize("antithetic", [True, False])
+@KINDS
 @pytest.mark.parametrize("passes", [0.8, 1.5, 6])
-def test_population_standard_error_covers_over_draws_of_the_samples(passes: float, antithetic: bool) -> None:
+def test_population_standard_error_covers_over_draws_of_the_samples(passes: float, walks: dict[str, bool]) -> None:
     population = Population(4000, seed=2)
     generator = torch.Generator().manual_seed(3)
     runs = []
     for seed in range(100):
         game = population.game(torch.randperm(4000, generator=generator)[:N_SAMPLES])
-        budget = budget_of(passes, antithetic)
-        runs.append(rank(game, tolerance=0, budget=budget, seed=seed, antithetic=antithetic))
+        runs.append(rank(game, tolerance=0, budget=budget_of(passes, walks["antithetic"]), seed=seed, **walks))
     covered = coverage(population.values(), [r.values for r in runs], [r.population_standard_error for r in runs])
     assert 0.90 <= covered <= 0.99
 
@@ -121,6 +123,20 @@ def test_orders_alone_have_no_population_error(shared: bool) -> None:
     assert 0.90 <= covered <= 0.99
 
 
+def test_folded_passes_have_the_smaller_error_and_say_so() -> None:
+    population = Population(240, seed=6)
+    game = population.game(torch.arange(240))
+    errors, claimed = [], []
+    for folded in (True, False):
+        budget = round(4 * 240 * 2 * (N_PLAYERS + 1) * 17 / 16)
+        runs = [rank(game, tolerance=0, budget=budget, seed=seed, folded=folded) for seed in range(60)]
+        off = torch.stack([run.values for run in runs]) - population.values()
+        errors.append(off.square().mean().sqrt().item())
+        claimed.append(torch.stack([run.standard_error for run in runs]).square().mean().sqrt().item())  # type: ignore[arg-type]
+    assert errors[0] < 0.95 * errors[1]
+    assert claimed[0] < 0.95 * claimed[1]
+
+
 @pytest.fixture(scope="module")
 def small_network() -> tuple[nn.Module, Tensor, Tensor]:
     """A network of 10 hidden players and a population of 3000 samples for it."""
@@ -142,7 +158,7 @@ def exact_values(game: sc.ChannelGame) -> Tensor:
     return (signed * payoffs[:, None]).sum(0)
 
 
-@pytest.mark.parametrize("passes", [0.6, 1, 2.3])
+@pytest.mark.parametrize("passes", [0.6, 1, 2.3, 4])
 def test_small_network_errors_cover_both_truths(passes: float, small_network: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, inputs, targets = small_network
     truth = exact_values(sc.ChannelGame(model, "0", (inputs, targets)))

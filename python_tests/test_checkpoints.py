@@ -43,7 +43,7 @@ def fail() -> None:
     raise Stop
 
 
-@pytest.mark.parametrize("options", [{}, {"settle": 1, "racing": True, "confidence": 0.5, "budget": 3000}])
+@pytest.mark.parametrize("options", [{}, {"settle": 2, "racing": True, "confidence": 0.5, "budget": 4500}])
 def test_checkpoint_interrupted_at_random_chunks_goes_on_to_the_same_bits(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -294,8 +294,8 @@ def test_checkpoint_payoff_that_is_not_finite_ends_every_resumed_run_too(tmp_pat
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return torch.where(targets == 7, torch.inf, outputs.square().mean(1))
 
-    order = sc.SampleOrder(20, seed=3).samples(0, 20)
-    targets = torch.zeros(20, dtype=torch.int64)
+    order = sc.SampleOrder(40, seed=3).samples(0, 40)
+    targets = torch.zeros(40, dtype=torch.int64)
     targets[order[15]] = 7
     told: list[sc.RankingProgress] = []
     for _ in range(2):

@@ -14,6 +14,7 @@ from own_network import SIZES, Net
 from safetensors.torch import save_file
 
 import shapley_cuda as sc
+from shapley_cuda import latency
 from shapley_cuda.loading import fingerprint, load_model, open_data
 
 GROUPS = ("conv1", "conv2", "fc1")
@@ -43,6 +44,10 @@ def stages_in(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "results.json").read_text())["stages"]
 
 
+def latencies_in(folder: Path) -> list[sc.LatencyComparison]:
+    return list(map(sc.LatencyComparison.from_record, json.loads((folder / "results.json").read_text())["latencies"]))
+
+
 def split(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     samples = open_data("own_network:data")(name, None)
     assert samples is not None
@@ -64,7 +69,6 @@ def test_prune_by_values_does_what_planning_and_cutting_in_python_do(values: Pat
         assert stage["parameters"] == sc.count_parameters(network)
         assert stage["macs"] == sc.count_macs(network, inputs[:1])
         assert stage["accuracy"] == sc.evaluate(network, *split("test")).accuracy
-        assert stage["latency_ms"] > 0
         assert f" {stage['accuracy']:.1%} " in run.words
     assert f"accuracy on {SIZES['test']} test samples" in run.words
     assert "conv1: 4 -> 2, conv2: 6 -> 3, fc1: 5 -> 2" in run.words
@@ -88,6 +92,36 @@ def test_prune_to_a_latency_records_what_was_measured(values: Path, tmp_path: Pa
     succeed("prune", "--values", values, "--latency", "1", "--out", tmp_path)
     assert kept_in(tmp_path) == {"conv1": 4, "conv2": 6, "fc1": 5}
     assert plan_in(tmp_path).latency is not None
+
+
+def test_prune_measures_latency_for_one_sample_and_for_a_large_batch(values: Path, tmp_path: Path) -> None:
+    run = succeed("prune", "--values", values, "--keep", "0.5", "--latency-batch", "48", "--out", tmp_path)
+    latencies = latencies_in(tmp_path)
+    assert [latency.batch_size for latency in latencies] == [1, 48]
+    assert "latency, batch 1 latency, batch 48 " in run.words
+    for measured in latencies:
+        assert f" {measured.before} " in run.words
+        assert f" {measured.after} ({measured.speed_up:.2f}x) " in run.words
+        assert f"At batch {measured.batch_size} pruning {str(measured).partition(' pruning ')[2]}." in run.words
+
+
+def test_prune_that_did_not_speed_the_network_up_says_so(
+    values: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = {1: [0.5] * 7, SIZES["rank"]: [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]}
+    monkeypatch.setattr(latency, "time_in_turns", lambda models, batch, *_: [times[len(batch)], [5.0] * 7])
+    run = succeed("prune", "--values", values, "--keep", "0.5", "--out", tmp_path / "odd")
+    assert "At batch 1 pruning slowed the network down: 0.500 ± 0.000 ms before, 5.00 ± 0.00 ms after" in run.words
+    assert "At batch 60 pruning did not speed the network up: 7.00 ± 1.50 ms before" in run.words
+    hint = "Layers whose width is no multiple of 8 often run no faster for being cut: try --multiple-of 8."
+    assert hint in run.words
+    run = succeed("prune", "--values", values, "--keep", "0.5", "--multiple-of", "8", "--out", tmp_path / "even")
+    assert "At batch 1 pruning slowed the network down" in run.words
+    assert hint not in run.words
+    times |= {1: [7.0] * 7, SIZES["rank"]: [7.0] * 7}
+    run = succeed("prune", "--values", values, "--keep", "0.5", "--out", tmp_path / "faster")
+    assert "At batch 1 pruning made the network 1.40 times as fast (95 % interval 1.40 to 1.40): 7.00" in run.words
+    assert hint not in run.words
 
 
 def test_prune_rounds_up_to_a_multiple_and_makes_groups_comparable(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The documentation's code runs, its commands exist, and its pages are all shown.
 
 The Python blocks of a page run in order, in an empty folder; a block with a title is a file that is written there
-first. A block that needs what a test has not, such as several processes, has ``<!-- notest: why -->`` above it.
+first. A block that needs what a test has not, such as several processes, has ``<!-- notest: why -->`` above it; one
+that needs optional packages has ``<!-- needs: package, ... -->``, and without them the page's test ends there.
 """
 
 from __future__ import annotations
@@ -24,13 +25,25 @@ from shapley_cuda.rankers import RANKERS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-_FENCE = re.compile(r"^(<!-- notest: [^\n]+ -->\n)?```(\w+)([^\n]*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?:<!-- (notest|needs): ([^\n]+) -->\n)?```(\w+)([^\n]*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL
+)
 
 
 def blocks(page: str, language: str) -> list[tuple[str, str]]:
     """What stands behind the language, and the contents, of the page's fenced blocks that can be run."""
     found = _FENCE.findall((DOCS / page).read_text(encoding="utf-8"))
-    return [(rest.strip(), body) for excuse, name, rest, body in found if name == language and not excuse]
+    return [
+        (rest.strip(), (_skipping(what) if kind == "needs" else "") + body)
+        for kind, what, name, rest, body in found
+        if name == language and kind != "notest"
+    ]
+
+
+def _skipping(packages: str) -> str:
+    """A line that skips the rest of a page where a package is missing."""
+    skips = (f"__import__('pytest').importorskip({package.strip()!r})" for package in packages.split(","))
+    return "; ".join(skips) + "\n"
 
 
 def commands(page: str) -> list[list[str]]:

@@ -14,10 +14,10 @@ KERNELS = ROOT / "csrc" / "kernels"
 
 # Each module imports only those to its left.
 LAYERS = (
-    "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "mapped", "estimate", "memory",
-    "counting", "heads", "groups", "masking", "exactness", "game_data", "tracing", "split", "prefix", "epilogue",
-    "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans", "surgery", "planning", "storage",
-    "pruning", "report", "loading", "demo", "study", "cli", "plugins",
+    "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "optional", "mapped",
+    "estimate", "memory", "counting", "latency", "heads", "groups", "masking", "exactness", "game_data", "tracing",
+    "split", "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans",
+    "surgery", "planning", "storage", "export", "pruning", "report", "loading", "demo", "study", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
 EVERYBODYS = ("modes", "batch_reader")

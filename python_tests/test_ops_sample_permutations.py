@@ -101,8 +101,8 @@ def test_sample_permutations_no_walks_gives_an_empty_tensor(device: str) -> None
         (-1, 1, 3, None, "first must be at least 0, got -1"),
         (0, -2, 3, None, "count must be at least 0 and first + count below 2^63, got -2"),
         (2**63 - 1, 2, 3, None, "count must be at least 0 and first + count below 2^63, got 2"),
-        (0, 1, 0, None, "n_players must be in [1, 2^24), got 0"),
-        (0, 1, 2**24, None, "n_players must be in [1, 2^24), got 16777216"),
+        (0, 1, 0, None, "n_players must be in [1, 16776960], got 0"),
+        (0, 1, 16776961, None, "n_players must be in [1, 16776960], got 16776961"),
         (0, 1, 3, "meta", "device must be cpu or cuda, got another device"),
     ],
 )

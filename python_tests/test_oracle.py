@@ -278,8 +278,8 @@ def test_saved_sets_come_back_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_players": 0}, r"n_players of oracle sets must be in \[1, 16777216\), got 0"),
-        ({"n_players": 1 << 62}, r"n_players of oracle sets must be in \[1, 16777216\), got 4611686018427387904"),
+        ({"n_players": 0}, r"n_players of oracle sets must be in \[1, 16776961\), got 0"),
+        ({"n_players": 1 << 62}, r"n_players of oracle sets must be in \[1, 16776961\), got 4611686018427387904"),
         ({"method": "auto"}, "method of oracle sets must be one of"),
         ({"removed": [[], [6]]}, r"removed of oracle sets must list 0, 1, 2 .. different players in \[0, 6\)"),
         ({"kept": [[], [1], [2, 2]]}, "kept of oracle sets must list"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from shapley_cuda import WalkSampler, ops
+from shapley_cuda.samplers import fold_halves
 
 
 def test_walks_any_split_into_calls_gives_the_same(device: str) -> None:
@@ -15,6 +17,46 @@ def test_walks_any_split_into_calls_gives_the_same(device: str) -> None:
         assert part.device.type == part_samples.device.type == device
         assert torch.equal(part.cpu(), permutations[first : first + count])
         assert torch.equal(part_samples.cpu(), samples[first : first + count])
+
+
+@pytest.mark.parametrize(("n_players", "n_samples"), [(1, 1), (2, 3), (9, 1), (9, 5), (10, 40)])
+@pytest.mark.parametrize("antithetic", [True, False])
+def test_walks_folded_any_split_into_calls_gives_the_same(
+    n_players: int, n_samples: int, antithetic: bool, device: str
+) -> None:
+    sampler = WalkSampler(n_players, n_samples, seed=5, antithetic=antithetic, folded=True)
+    permutations, samples = sampler.walks(0, 300)
+    for first, count in ((0, 1), (1, 1), (13, 29), (299, 1), (14, 260), (7, 0)):
+        part, part_samples = sampler.walks(first, count, device)
+        assert part.device.type == part_samples.device.type == device
+        assert torch.equal(part.cpu(), permutations[first : first + count])
+        assert torch.equal(part_samples.cpu(), samples[first : first + count])
+
+
+@pytest.mark.parametrize("n_players", [1, 2, 7, 12])
+def test_walks_folded_second_pass_turns_either_half_of_the_first_one_round(n_players: int) -> None:
+    plain = WalkSampler(n_players, n_samples=6, seed=3)
+    permutations, samples = WalkSampler(n_players, n_samples=6, seed=3, folded=True).walks(0, 4 * 12)
+    first, second = permutations.view(2, 2, 6, 2, n_players).unbind(1)
+    half = n_players // 2
+    assert torch.equal(first.flatten(0, 2), plain.walks(0, 2 * 12)[0])
+    assert torch.equal(second[:, :, 0], torch.cat([first[:, :, 0, :half].flip(-1), first[:, :, 0, half:].flip(-1)], -1))
+    assert torch.equal(second[:, :, 1], second[:, :, 0].flip(-1))
+    assert torch.equal(samples.view(2, 2, 12)[:, 0], samples.view(2, 2, 12)[:, 1])
+
+
+def test_walks_folded_each_player_is_once_in_every_quarter_of_four_walks() -> None:
+    permutations, _ = WalkSampler(n_players=16, n_samples=1, seed=1, folded=True).walks(0, 4)
+    quarters = permutations.argsort(1) // 4
+    assert torch.equal(quarters.sort(0).values, torch.arange(4)[:, None].expand(4, 16))
+
+
+def test_fold_halves_twice_is_the_order_itself() -> None:
+    permutations, _ = WalkSampler(n_players=7, n_samples=1, seed=2).walks(0, 10)
+    reverses = torch.arange(10) % 2 == 1
+    folds = fold_halves(permutations, reverses)
+    assert not torch.equal(folds, permutations)
+    assert torch.equal(fold_halves(folds, reverses), permutations)
 
 
 def test_walks_are_permutations_and_samples_with_the_promised_types() -> None:

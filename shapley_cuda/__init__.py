@@ -25,8 +25,10 @@ from .datasets import (
     load_image_folder,
 )
 from .estimate import Estimate
+from .export import ExportedFile, ExportError, export_onnx, export_program
 from .game import ChannelGame
 from .groups import Consumer, Group, GroupError, find_group, find_groups
+from .latency import LatencyComparison, LatencyTimes, compare_latencies
 from .mapped import stream_data
 from .masking import PathError
 from .networks import (
@@ -72,9 +74,13 @@ __all__ = [
     "Consumer",
     "Estimate",
     "Execution",
+    "ExportError",
+    "ExportedFile",
     "Group",
     "GroupError",
     "KernelSampler",
+    "LatencyComparison",
+    "LatencyTimes",
     "MeasuredLatency",
     "NonFinitePayoff",
     "OracleAgreement",
@@ -101,9 +107,12 @@ __all__ = [
     "build_info",
     "cifar10",
     "cifar100",
+    "compare_latencies",
     "count_macs",
     "count_parameters",
     "evaluate",
+    "export_onnx",
+    "export_program",
     "fashion_mnist",
     "fashion_mnist_subset",
     "find_group",

@@ -50,7 +50,7 @@ def sample_permutations(
         seed: Any signed 64-bit integer; streams of different seeds are independent.
         first: Number of the first walk, at least 0.
         count: How many walks, at least 0.
-        n_players: C, in [1, 2^24). On CUDA the work grows with its square.
+        n_players: C, in [1, 16776960]. On CUDA the work grows with its square.
         antithetic: Whether walk 2i + 1 is walk 2i reversed. Walk 2i is then what walk i is without.
         device: CPU (the default) or CUDA device of the result.
 

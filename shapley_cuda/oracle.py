@@ -27,7 +27,7 @@ _FORMAT = "shapley_cuda.oracle_sets/1"
 _METHODS = ("auto", "exhaustive", "greedy")
 _AUTO_SETS, _MOST_SETS = 1 << 16, 1 << 24  # searched by "auto" when no budget is given, and at all
 _MASK_BYTES_AT_ONCE = 1 << 22
-_MOST_PLAYERS = 1 << 24  # that permutations can have
+_MOST_PLAYERS = 65535 * 256 + 1  # more than permutations can have
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ __all__ = [
     "SampleOrder",
     "UniformSizeSampler",
     "WalkSampler",
+    "fold_halves",
     "masks_of_codes",
 ]
 
@@ -77,16 +78,22 @@ class WalkSampler:
         seed: any signed 64-bit integer.
         antithetic: pair each walk with its reverse. Marginals at opposite ends of the walk are negatively correlated
             for most networks, so pairs have a smaller variance than independent walks.
+        folded: passes come in twos. The second visits the samples in the order of the first, and a sample's walks are
+            then those of the first pass with the order within either half of the players reversed. A player that joined
+            at an end of the walk now joins next to its middle: with their reverses, the four walks of two passes have
+            it once in each quarter, at places that balance each other.
     """
 
     n_players: int
     n_samples: int
     seed: int = 0
     antithetic: bool = True
+    folded: bool = False
 
     @property
     def block(self) -> int:
-        """Walks that belong together: 2 for antithetic pairs, else 1. Only blocks are independent of each other."""
+        """Walks that belong together: 2 for antithetic pairs, else 1. Only blocks are independent of each other, and
+        if folded only those of different samples or twos of passes."""
         return 2 if self.antithetic else 1
 
     def walks(self, first: int, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -95,10 +102,38 @@ class WalkSampler:
         Returns:
             permutations int32 ``[count, C]`` and sample_index int64 ``[count]``, on ``device``.
         """
+        if not self.folded:
+            return self._walks_of_one(first, count, device)
+        n_walks = self.n_samples * self.block  # of a pass
+        numbers = torch.arange(first, first + count)
+        passes, places = numbers // n_walks, numbers % n_walks
+        unfolded, which = (passes // 2 * n_walks + places).unique(return_inverse=True)
+        parts = [self._walks_of_one(*run, device) for run in _runs(unfolded)]
+        permutations, samples = (torch.cat(part)[which.to(device)] for part in zip(*parts, strict=True))
+        folds = fold_halves(permutations, (numbers % self.block == 1).to(device))
+        return torch.where((passes % 2 == 1).to(device)[:, None], folds, permutations), samples
+
+    def _walks_of_one(self, first: int, count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Walks by number among those that are no other pass's folds."""
         permutations = ops.sample_permutations(
             self.seed, first, count, self.n_players, antithetic=self.antithetic, device=device
         )
         return permutations, SampleOrder(self.n_samples, self.seed, self.block).samples(first, count, device)
+
+
+def fold_halves(permutations: Tensor, reverses: Tensor) -> Tensor:
+    """Orders ``[R, C]`` with either half of the players reversed; folding them again gives the first ones back.
+
+    Args:
+        permutations: the orders.
+        reverses: bool ``[R]``, which of them are the reverse of another. Of an odd number of players the second half
+            has one more, in these the first, so that the reverse of an order is folded to the reverse of its fold.
+    """
+    n_players = permutations.shape[1]
+    places = torch.arange(n_players, device=permutations.device)
+    folds = torch.cat([half.flip(0) for half in places.tensor_split([n_players // 2])])
+    of_reverses = n_players - 1 - folds.flip(0)
+    return permutations.gather(1, torch.where(reverses[:, None], of_reverses, folds))
 
 
 @dataclass(frozen=True)
@@ -317,6 +352,12 @@ def _coalitions_of_size(numbers: Tensor, n_players: int, size: int) -> Tensor:
         masks.scatter_(1, player[:, None], True)
         numbers = numbers - row[player]
     return masks
+
+
+def _runs(numbers: Tensor) -> list[tuple[int, int]]:
+    """Sorted numbers as runs of consecutive ones: first and how many."""
+    ends = (numbers.diff() > 1).nonzero().flatten() + 1
+    return [(int(run[0]), len(run)) for run in numbers.tensor_split(ends) if len(run)] or [(0, 0)]
 
 
 def _uniform(key: int, first: int, count: int, device: torch.device | str) -> Tensor:

@@ -13,7 +13,8 @@ constexpr float kLeastSum = 1e-8f;  // as on the CPU
 
 template <int kColumns>
 struct Tables {
-  static constexpr int kPitch = kColumns + 4;  // float4 reads of neighbouring entries fall into different banks
+  // Neighbouring entries lie an odd number of float4 apart, so that reads of them fall into different banks.
+  static constexpr int kPitch = kColumns % 8 == 0 ? kColumns + 4 : kColumns;
   float contributions[kMaxPlayers * kColumns];
   alignas(16) float sums[2][kNibble * kPitch];  // of the subsets of players 0 .. 3 and of players 4 .. 7
   alignas(16) float exps[2][kNibble * kPitch];  // exp(sum - the entry's greatest), `common` included in the second

@@ -44,6 +44,7 @@ CudaScope::CudaScope(const char* op, int32_t device_index) : op_(op), guard_(dev
 
 void CudaScope::check(int error) const {
   if (error == cudaSuccess) return;
+  (void)cudaGetLastError();  // the runtime keeps it, and the next launch would be blamed for it
   fail(op_, "CUDA error " + std::to_string(error) + ": " + cudaGetErrorString(static_cast<cudaError_t>(error)));
 }
 

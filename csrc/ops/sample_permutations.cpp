@@ -11,13 +11,13 @@ using torch::stable::DeviceType;
 
 Tensor sample_permutations(int64_t seed, int64_t first, int64_t count, int64_t n_players, bool antithetic,
                            std::optional<Device> device) {
-  constexpr int64_t kMostPlayers = 1 << 24;  // the CUDA grid's limit
+  constexpr int64_t kMostPlayers = 65535 * 256;  // the CUDA grid's limit
   const Device where = device.value_or(Device(DeviceType::CPU));
   const Check check("sample_permutations", where);
   check.require(first >= 0, "first", "at least 0", std::to_string(first));
   check.require(count >= 0 && count <= INT64_MAX - first, "count", "at least 0 and first + count below 2^63",
                 std::to_string(count));
-  check.require(n_players >= 1 && n_players < kMostPlayers, "n_players", "in [1, 2^24)", std::to_string(n_players));
+  check.require(n_players >= 1 && n_players <= kMostPlayers, "n_players", "in [1, 16776960]", std::to_string(n_players));
 
   Tensor out = torch::stable::empty({count, n_players}, ScalarType::Int, std::nullopt, where);
   const SamplePermutationsParams params{out.mutable_data_ptr<int32_t>(),

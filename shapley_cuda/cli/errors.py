@@ -11,6 +11,7 @@ import torch
 import typer
 from typer.core import TyperGroup
 
+from ..export import ExportError
 from ..masking import PathError
 from ..rankers import ProcessError
 from ..surgery import PruningError
@@ -20,7 +21,7 @@ __all__ = ["CommandGroup", "blame", "set_debug"]
 # What the package's functions raise for bad arguments, data and files. All else is a defect and keeps its traceback.
 _USER_ERRORS = (
     ValueError, TypeError, ImportError, OSError, FloatingPointError, PathError, PruningError,
-    ProcessError, torch.OutOfMemoryError,
+    ExportError, ProcessError, torch.OutOfMemoryError,
 )  # fmt: skip
 _DEBUG = "shapley_cuda.debug"
 

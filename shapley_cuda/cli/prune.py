@@ -91,6 +91,15 @@ def prune(
     macs: Annotated[float | None, _budget("multiply-accumulates")] = None,
     parameters: Annotated[float | None, _budget("parameters")] = None,
     latency: Annotated[float | None, _budget("time that a batch takes, measured")] = None,
+    latency_batch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Size of the large batch whose time is measured; batch 1 is, too.",
+            rich_help_panel=_PLAN,
+        ),
+    ] = 64,
     across: Annotated[
         Across,
         typer.Option(
@@ -167,6 +176,7 @@ def prune(
         pruner = Pruner(
             subject, goal, {"across": across.value, "normalise": normalise.value, "multiple_of": multiple_of},
             recalibrate=recalibrate, retraining=retraining, seed=seed or 0, show=display.show,
+            batch=latency_batch,
         )  # fmt: skip
         wanted = (group, "--group") if group else (goal.groups, goal.option)
         if rounds > 1:
@@ -181,8 +191,9 @@ def prune(
             Run(subject, ranker, out / "values", display=display).rank_missing(index)
             pruned = pruner.at_once(index.load(out / "values"))
     pruned.save(out)
-    console = wide_console(100)
+    console = wide_console(120)
     print_table(console, f"{named.model} pruned", pruned.table())
+    console.print(pruned.speed(), soft_wrap=True)
     console.print(str(pruned.plan), soft_wrap=True)
     console.print(f"plan and weights: {out}/; in Python: sc.load_pruned(model, {str(out)!r})", soft_wrap=True)
 

@@ -13,11 +13,12 @@ import typer
 from rich.table import Table
 from torch import Tensor, nn
 
-from ..counting import count_macs, count_parameters, measure_latencies
+from ..counting import count_macs, count_parameters
 from ..estimate import Estimate
 from ..files import write_whole
 from ..game import ChannelGame
 from ..groups import Group, find_groups
+from ..latency import LatencyComparison, compare_latencies
 from ..planning import plan_pruning
 from ..plans import PruningPlan
 from ..pruning import prune_network
@@ -29,11 +30,11 @@ from ..training import Progress as TrainingProgress
 from ..training import Recipe, evaluate, train
 from .errors import blame
 from .goals import Goal
-from .subject import Subject
+from .subject import Named, Subject
 
 __all__ = ["Pruned", "Pruner", "Stage"]
 
-_BATCH = 64  # samples that latency is measured on, and that the cut is verified on
+_VERIFIED = 64  # samples that the cut is verified on
 
 Show = Callable[[str, RankingProgress | TrainingProgress | None], None]
 
@@ -46,14 +47,12 @@ class Stage:
         name: of the stage.
         parameters: number of parameters.
         macs: multiply-accumulates for one sample.
-        latency_ms: shortest of several times of a batch.
         accuracy: on the split test, as a share of 1; None where there is none.
     """
 
     name: str
     parameters: int
     macs: int
-    latency_ms: float
     accuracy: float | None
 
 
@@ -65,36 +64,55 @@ class Pruned:
         model: the network.
         plan: what was removed.
         stages: measurements, the original first.
-        batch: samples that latency was measured on.
+        latencies: of the original and of the pruned network, for a batch of one sample and a large one.
         n_test: samples of the split test; 0 where there is none.
+        named: the original network and the data.
     """
 
     model: nn.Module
     plan: PruningPlan
     stages: list[Stage]
-    batch: int
+    latencies: list[LatencyComparison]
     n_test: int
+    named: Named
 
     def save(self, folder: Path) -> None:
         """Write the plan, the weights and the measurements."""
         save_pruned(self.model, self.plan, folder)
-        record = {"stages": [asdict(s) for s in self.stages], "latency_batch": self.batch, "n_test": self.n_test}
+        record = {
+            "named": asdict(self.named),
+            "stages": [asdict(stage) for stage in self.stages],
+            "latencies": [asdict(latency) for latency in self.latencies],
+            "n_test": self.n_test,
+        }
         write_whole(folder / "results.json", json.dumps(record, indent=1).encode())
+
+    def speed(self) -> str:
+        """What became of the latencies, in words: MACs alone do not tell."""
+        lines = [f"{text[0].upper()}{text[1:]}." for text in map(str, self.latencies)]
+        if all(latency.verdict == "faster" for latency in self.latencies):
+            return "\n".join(lines)
+        if any(len(self.plan.kept(group)) % 8 for group, removed in self.plan.removed.items() if removed):
+            lines.append(
+                "Layers whose width is no multiple of 8 often run no faster for being cut: try --multiple-of 8."
+            )
+        return "\n".join(lines)
 
     def table(self) -> Table:
         """The measurements."""
         table = Table()
         table.add_column("network", no_wrap=True)
-        headings = ["parameters", "MACs", f"latency, batch {self.batch}"]
-        headings += [f"accuracy on {self.n_test:,} test samples"] if self.n_test else []
+        headings = ["parameters", "MACs", *(f"latency, batch {latency.batch_size}" for latency in self.latencies)]
         for heading in headings:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
+        if self.n_test:
+            table.add_column(f"accuracy on {self.n_test:,} test samples", justify="right")
         whole = self.stages[0]
         for stage in self.stages:
             cells = [
                 f"{stage.parameters:,}{_share(stage.parameters, whole.parameters)}",
                 f"{_count(stage.macs)}{_share(stage.macs, whole.macs)}",
-                f"{stage.latency_ms:.2f} ms{_share(stage.latency_ms, whole.latency_ms)}",
+                *(_latency(latency, is_original=stage is whole) for latency in self.latencies),
             ]
             table.add_row(stage.name, *cells, *([] if stage.accuracy is None else [f"{stage.accuracy:.1%}"]))
         return table
@@ -111,6 +129,7 @@ class Pruner:
         retraining: how to retrain; None for not at all.
         seed: of the retraining.
         show: is told about progress.
+        batch: samples in the large batch that latency is measured on.
     """
 
     def __init__(
@@ -123,10 +142,11 @@ class Pruner:
         retraining: Recipe | None,
         seed: int,
         show: Show,
+        batch: int,
     ):
         self._subject, self._goal, self._how = subject, goal, how
         self._recalibrate, self._retraining, self._seed, self._show = recalibrate, retraining, seed, show
-        self._batch = subject.inputs[:_BATCH]
+        self._batch = subject.inputs[:batch]
         self._train = subject.labelled("train") if retraining is not None else None
         if retraining is not None and self._train is None:
             raise typer.BadParameter("the data have no split train with classes to retrain on", param_hint="--epochs")
@@ -144,7 +164,7 @@ class Pruner:
     def at_once(self, estimates: Mapping[str, Estimate]) -> Pruned:
         """Prune by these values."""
         model, plan = self._subject.model, self.plan(estimates)
-        pruned = prune(model, plan, self._batch)
+        pruned = prune(model, plan, self._subject.inputs[:_VERIFIED])
         accuracies = [("original", self._accuracy(model)), ("pruned", self._accuracy(pruned))]
         if self._recalibrate:
             self._show("recalibrating", None)
@@ -185,18 +205,21 @@ class Pruner:
 
     def _measured(self, pruned: nn.Module, plan: PruningPlan, accuracies: list[tuple[str, float | None]]) -> Pruned:
         self._show("measuring latency", None)
-        networks = [self._subject.model, pruned]
-        latencies = measure_latencies(networks, self._batch)
-        costs = [
-            (count_parameters(network), count_macs(network, self._batch[:1]), latency)
-            for network, latency in zip(networks, latencies, strict=True)
-        ]
+        original = self._subject.model
+        sizes = sorted({1, len(self._batch)})
+        latencies = [compare_latencies(original, pruned, self._batch[:size]) for size in sizes]
+        costs = [(count_parameters(network), count_macs(network, self._batch[:1])) for network in (original, pruned)]
         stages = [Stage(name, *costs[min(place, 1)], accuracy) for place, (name, accuracy) in enumerate(accuracies)]
-        return Pruned(pruned, plan, stages, len(self._batch), 0 if self._test is None else len(self._test[1]))
+        n_test = 0 if self._test is None else len(self._test[1])
+        return Pruned(pruned, plan, stages, latencies, n_test, self._subject.named)
 
 
 def _count(number: int) -> str:
     return f"{number:,}" if number < 1e6 else f"{number / 1e6:,.2f} M"
+
+
+def _latency(latency: LatencyComparison, *, is_original: bool) -> str:
+    return str(latency.before) if is_original else f"{latency.after} ({latency.speed_up:.2f}x)"
 
 
 def _share(part: float, whole: float) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from ..estimate import Estimate
+from ..optional import needed
 from ..plans import PruningPlan
-from .optional import needed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..game import ChannelGame
-from .optional import needed
+from ..optional import needed
 
 if TYPE_CHECKING:
     import shapiq

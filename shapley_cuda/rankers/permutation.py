@@ -42,6 +42,9 @@ class Permutation(Ranker):
             (shared: times N).
         seed: decides all sampling; the same seed gives the same walks on every device.
         antithetic: walks come in pairs, each the reverse of the other.
+        folded: passes over the samples come in twos, and a sample's walks in the second are those of the first with
+            either half reversed, see :class:`~shapley_cuda.WalkSampler`. Only antithetic pairs gain from it: without
+            them, with one order for all samples or with fewer than 32 samples it is not done.
         shared: one order for all samples.
         settle: stop when it is settled which players are kept, if this many are (int), or this share of them (float in
             (0, 1], rounded). See :class:`~shapley_cuda.rankers.stopping.Boundary`.
@@ -61,6 +64,7 @@ class Permutation(Ranker):
     budget: int | None = None
     seed: int = 0
     antithetic: bool = True
+    folded: bool = True
     shared: bool = False
     settle: float | int | None = None
     confidence: float = 0.95
@@ -92,7 +96,7 @@ class Permutation(Ranker):
         self, game: ChannelGame, on_progress: OnProgress | None, checkpoint: Checkpoint | None, processes: Processes
     ) -> Scores:
         boundary = self._boundary(game.n_players)
-        visits = Visits(game, self.seed, self.antithetic, self.shared, boundary if self.racing else None)
+        visits = Visits(game, self.seed, self.antithetic, self.folded, self.shared, boundary if self.racing else None)
         budget = visits.n_rows(visits.n_units) if self.budget is None else int(self.budget)
         visits.n_units = visits.n_within(budget)
         if visits.n_units < 2:
@@ -104,7 +108,13 @@ class Permutation(Ranker):
                 on_progress(self._progress(outcome, rules, visits))
 
         with_others = checkpoint is not None or processes.size > 1
-        about = {"ranker": self.name, "seed": self.seed, "antithetic": self.antithetic, "shared": self.shared}
+        about = {
+            "ranker": self.name,
+            "seed": self.seed,
+            "antithetic": self.antithetic,
+            "folded": self.folded,
+            "shared": self.shared,
+        }
         if self.racing:
             about |= {"settle": self.settle, "confidence": self.confidence}
         state = State(

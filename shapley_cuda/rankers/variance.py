@@ -2,17 +2,24 @@
 
 A visit is one block of walks on one sample: an antithetic pair, or one walk. Passes follow each other, each visiting
 every sample once in a random order. Two things make visits differ: the samples, whose own Shapley values differ
-(variance b between them), and the orders that the walks happened to take (variance w within a sample). After k visits,
-m of them in a pass that has begun, the mean has the variance
+(variance b between them), and the orders that the walks happened to take (variance w within a sample). If folded, a
+sample's visits in two passes are a couple, whose mean has a variance u of its own within a sample, mostly less than
+w / 2. After k visits, n couples among them and m in a pass that has begun, the mean has the variance
 
-    w / k + (m / k)^2 (1 - m / N) b / m    for the N samples at hand, of which whole passes leave out none;
-    the same + b / N                       for the population that the samples were drawn from.
+    V / k^2 + (m / k)^2 (1 - m / N) b / m,  V = (k - 2 n) w + 4 n u,    for the N samples at hand;
+    the same + b / N                        for the population that the samples were drawn from.
 
-To tell w from b without a state for each sample, the first 16 visits and then every 16th take a second block, after
-which the visit counts as the mean of both: half the square of their difference is w on average. The marginals of many
-players are heavy-tailed, a few samples carrying most of the variance, and those are missed by so few repeats. So they
-tell only which share of the variance w is, and all visits how large the variance is; and the share is drawn towards the
-mean share of all players, by as much as 8 further repeats would.
+Whole passes leave out no sample, so that b enters the first only by the pass that has begun.
+
+To tell w from b without a state for each sample, the first 16 visits and then every 16th, if folded of the first pass
+only, take a second block, after which the visit counts as the mean of both: half the square of their difference is w on
+average. To tell u, the first 4 couples and then every 32nd are repeated: the couple's second visit takes the first
+one's walks once more, and another couple's. Half the square of the difference of the two couples' means is u on
+average; the visit counts without them. Before there are 8 of them u is taken to be w / 2, as if nothing were gained.
+
+The marginals of many players are heavy-tailed, a few samples carrying most of the variance, and those are missed by so
+few repeats. So they tell only which shares of the variance w and u are, and all visits how large the variance is; and a
+share is drawn towards the mean share of all players, by as much as 8 further repeats would.
 
 Where one order serves the whole data set, or there is one sample, a visit is a draw of an order and nothing else: no
 repeats are needed, and what another choice of samples would do cannot be told.
@@ -28,22 +35,32 @@ from torch import Tensor
 from .processes import Statistics
 from .stopping import Found
 
-__all__ = ["values_and_errors"]
+__all__ = ["PER_PLAYER", "values_and_errors"]
+
+PER_PLAYER = (
+    "total", "squares",
+    "repeat_total", "repeat_squares", "repeat_differences",
+    "couple_total", "couple_squares", "couple_differences",
+    "visits", "repeats", "couples", "settled",
+)  # fmt: skip
+"""Sums over visits, one number for each player: of the visit's marginal and of its square; over the visits that were
+repeated, by themselves or as couples, of the mean over the blocks, the mean of their squares, and half the square of
+the two repeats' difference; how many visits there were, and of them repeated; 1 for players that are not evaluated any
+more."""
 
 _PRIOR_REPEATS = 8
+_FEWEST_COUPLES = 8
 
 
-def values_and_errors(sums: Statistics, n_samples: int) -> Found:
+def values_and_errors(sums: Statistics, n_samples: int, folded: bool) -> Found:
     """Means over visits, and their standard errors.
 
     Args:
-        sums: over visits, of the blocks' mean marginals, float64 ``[C]`` or ``[1]``: ``visits`` (how many there were),
-            ``total`` and ``squares``; over those of two blocks ``repeats`` (how many), ``repeat_total``,
-            ``repeat_squares`` and ``repeat_differences`` (half the square of the two blocks' difference); ``settled``
-            (1 for players that are not evaluated any more).
+        sums: by the names of :data:`PER_PLAYER`, float64 ``[C]``.
         n_samples: N; 1 where visits differ in their orders alone.
+        folded: whether a sample's visits come in couples.
     """
-    k, r, n = sums["visits"], sums["repeats"], n_samples
+    k, n = sums["visits"], n_samples
     active, n_draws = sums["settled"] == 0, int(k.min())
     values = sums["total"] / k.clamp_min(1)
     if n_draws < 2:
@@ -52,28 +69,34 @@ def values_and_errors(sums: Statistics, n_samples: int) -> Found:
     spread = _variance(sums["squares"], sums["total"], k)
     if n == 1:
         return Found(values, (spread / k).sqrt(), None, n_draws, active)
-    share = _share_of_orders(sums, spread)
+    within, of_repeats = _within(sums, "repeat", spread), sums["repeats"] / (2 * k)
     # A repeated visit has half of w, so that spread = b + w (1 - r / 2k), b being what samples contribute to it.
-    within = share * spread / (1 - share * r / (2 * k))
-    noise = within * (1 - r / (2 * k))
+    within = within / (1 - within / spread * of_repeats).where(spread > 0, 1.0)
+    noise = within * (1 - of_repeats)
+    orders = k * noise
+    if folded:
+        passes, begun = k.div(n, rounding_mode="floor"), k % n
+        couples = (passes - passes % 2) / 2 * n + passes % 2 * begun
+        of_couples = _within(sums, "couple", spread).where(sums["couples"] >= _FEWEST_COUPLES, within / 2)
+        orders = (k - 2 * couples) * noise + 4 * couples * of_couples
     m = k % n
-    # The expected sum of squares about the mean is (k - 1) noise + freedom * b.
+    # The expected sum of squares about the mean is k noise - orders / k + freedom * b.
     freedom = k * (n - 1) / n - m / k * (1 - m / n)
-    between = (k - 1) / freedom * (spread - noise).clamp_min(0)
-    variance = noise / k + m * (1 - m / n) / k.square() * between
+    between = ((k - 1) * spread - k * noise + orders / k).clamp_min(0) / freedom
+    variance = (orders + m * (1 - m / n) * between) / k.square()
     return Found(values, variance.sqrt(), (variance + between / n).sqrt(), n_draws, active)
 
 
-def _share_of_orders(sums: Statistics, spread: Tensor) -> Tensor:
-    """Which share of the variance of single blocks is w, ``[C]``."""
-    r = sums["repeats"]
-    within = sums["repeat_differences"] / r
-    whole = _variance(sums["repeat_squares"], sums["repeat_total"], r) + within / 2
+def _within(sums: Statistics, kind: str, spread: Tensor) -> Tensor:
+    """The variance of a repeat within a sample, ``[C]``: as a share of the variance of single blocks."""
+    r = sums[f"{kind}s"]
+    within = sums[f"{kind}_differences"] / r
+    whole = _variance(sums[f"{kind}_squares"], sums[f"{kind}_total"], r)
     seen = whole > 0
     mean_share = (within[seen] / whole[seen]).mean().clamp(max=1) if bool(seen.any()) else torch.tensor(1.0)
     prior = _PRIOR_REPEATS * spread
     share = (r * within + mean_share * prior) / (r * whole + prior)
-    return share.nan_to_num(1.0).clamp(max=1)
+    return share.nan_to_num(1.0).clamp(max=1) * spread
 
 
 def _variance(squares: Tensor, total: Tensor, count: Tensor) -> Tensor:

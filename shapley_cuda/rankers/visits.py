@@ -1,30 +1,51 @@
-"""Visits of samples by walks, by number, and what they add to the sums of an estimate."""
+"""Visits of samples by walks, by number, and what they add to the sums of an estimate.
+
+Some visits take further blocks of walks, from which errors are told: see :mod:`~shapley_cuda.rankers.variance`.
+"""
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import ops
 from ..game import ChannelGame
-from ..samplers import WalkSampler
+from ..samplers import WalkSampler, fold_halves
 from .base import NonFinitePayoff
 from .processes import Statistics
 from .stopping import FEWEST_DRAWS, Boundary, Found
-from .variance import values_and_errors
+from .variance import PER_PLAYER, values_and_errors
 
 __all__ = ["Visits"]
 
 _DEFAULT_WALKS = 64  # per sample, that an estimate may take when no budget is given
-_REPEAT_EVERY = 16
-_REPEAT_KEY = 0x5265_7065_6174  # added to the seed for the walks of second blocks
-_PER_PLAYER = (
-    "total", "squares", "repeat_total", "repeat_squares", "repeat_differences", "visits", "repeats", "settled",
-)  # fmt: skip
+# Which visits are repeated, and which couples of visits: the first so many, and then every so many.
+_REPEATS = (16, 16)
+_COUPLES = (4, 32)
+# Added to the seed for the walks of further blocks.
+_REPEAT_KEY = 0x5265_7065_6174
+_COUPLE_KEY = 0x436F_7570_6C65
+_FEWEST_FOLDED = 32  # samples; with fewer, repeating the first couples would cost more than folding gains
 _NEVER = 1 << 62
+
+
+class _Walks(NamedTuple):
+    """The walks of some visits: first those with one further block, then those with three, then the others.
+
+    Attributes:
+        permutations: int32 ``[R, C]``; a visit's own block comes first.
+        samples: int64 ``[R]``.
+        n_repeats: how many visits have one further block.
+        n_couples: how many have three.
+    """
+
+    permutations: Tensor
+    samples: Tensor
+    n_repeats: int
+    n_couples: int
 
 
 class Visits:
@@ -36,22 +57,25 @@ class Visits:
         chunks_between_decisions: about which players are not evaluated any more, with a race.
     """
 
-    def __init__(self, game: ChannelGame, seed: int, antithetic: bool, shared: bool, race: Boundary | None):
+    def __init__(
+        self, game: ChannelGame, seed: int, antithetic: bool, folded: bool, shared: bool, race: Boundary | None
+    ):
         self._race = race
         self.chunks_between_decisions = _NEVER if race is None else 8
         self._game, self._seed, self._antithetic, self._shared = game, seed, antithetic, shared
         self._n_samples = 1 if shared else game.n_samples  # that a visit can be of
-        self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic)
+        self._folded = folded and antithetic and self._n_samples >= _FEWEST_FOLDED
+        self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic, self._folded)
         self._rows_per_walk = (game.n_players + 1) * (game.n_samples if shared else 1)
         self.n_units = _DEFAULT_WALKS // self._sampler.block * self._n_samples
         fitting = game.chunk_walks // self._sampler.block // (game.n_samples if shared else 1)
-        if self._n_samples > 1:
-            fitting = fitting * _REPEAT_EVERY // (_REPEAT_EVERY + 1)
+        if self._n_samples > 1:  # further blocks are a sixteenth of the others, or where couples are repeated a tenth
+            fitting = fitting * 10 // 11 if self._folded else fitting * 16 // 17
         self.chunk_units = max(1, fitting)
 
     def n_walks(self, n_visits: int) -> int:
         """Walks in the first so many visits."""
-        return (n_visits + self._n_repeats(n_visits)) * self._sampler.block
+        return (n_visits + self._n_repeats(n_visits) + 3 * self._n_couples(n_visits)) * self._sampler.block
 
     def n_rows(self, n_visits: int) -> int:
         """Rows that the first so many visits evaluate."""
@@ -64,7 +88,7 @@ class Visits:
 
     def nothing(self) -> Statistics:
         """The sums of no visit at all."""
-        shapes = dict.fromkeys(_PER_PLAYER, self._game.n_players) | {"bad_walks": 1, "rows": 1}
+        shapes = dict.fromkeys(PER_PLAYER, self._game.n_players) | {"bad_walks": 1, "rows": 1}
         return {name: torch.zeros(size, dtype=torch.float64) for name, size in shapes.items()}
 
     def chunk(self, first: int, count: int, sums: Statistics) -> Statistics:
@@ -73,25 +97,46 @@ class Visits:
         With a race, settled players add nothing: neither to their sums nor to their numbers of visits. Steps of a walk
         between two of them are not evaluated.
         """
-        block, rows_before = self._sampler.block, self._game.n_evaluations
-        walks, samples, n_repeats = self._draw(first, count)
+        rows_before = self._game.n_evaluations
+        walks, samples, n_repeats, n_couples = self._draw(first, count)
         active = sums["settled"] == 0
         payoffs = self._payoffs(walks, samples, None if bool(active.all()) else active.to(walks.device)[walks.long()])
-        twice = 2 * block * n_repeats
-        once_total, once_squares = ops.marginals(payoffs[twice:], walks[twice:], block=block)
-        both_total, block_squares = ops.marginals(payoffs[:twice], walks[:twice], block=block)
-        _, both_squares = ops.marginals(payoffs[:twice], walks[:twice], block=2 * block)
-        repeat_total = both_total / (2 * block)
-        total, squares = once_total / block + repeat_total, once_squares + both_squares
-        # Of the blocks x, y of a visit: (x - y)^2 / 2 = x^2 + y^2 - 2 ((x + y) / 2)^2.
-        differences = (block_squares - 2 * both_squares).clamp_min(0)
-        found = torch.stack([total, squares, repeat_total, both_squares, differences]).cpu()
-        numbers = torch.tensor([[count], [n_repeats], [0]]).expand(3, len(active))
+        found = self._sums(payoffs, walks, n_repeats, n_couples).cpu()
+        numbers = torch.tensor([[count], [n_repeats], [n_couples], [0]]).expand(4, len(active))
         n_bad = int((~payoffs.isfinite()).any(1).sum())
-        return dict(zip(_PER_PLAYER, torch.cat([found, numbers]) * active, strict=True)) | {
+        return dict(zip(PER_PLAYER, torch.cat([found, numbers]) * active, strict=True)) | {
             "bad_walks": torch.tensor([n_bad], dtype=torch.float64),
             "rows": torch.tensor([self._game.n_evaluations - rows_before], dtype=torch.float64),
         }
+
+    def _sums(self, payoffs: Tensor, walks: Tensor, n_repeats: int, n_couples: int) -> Tensor:
+        """The sums of :data:`PER_PLAYER` that are no numbers of visits, ``[8, C]``."""
+        block = self._sampler.block
+        ends = [2 * block * n_repeats, block * (2 * n_repeats + 4 * n_couples)]
+        repeats, couples, others = zip(payoffs.tensor_split(ends), walks.tensor_split(ends), strict=True)
+        # A visit counts as the mean of both blocks if it is repeated, else as its own block.
+        own = [part.view(n_couples, 4 * block, part.shape[1])[:, :block].flatten(0, 1) for part in couples]
+        total, squares = ops.marginals(*(torch.cat(both) for both in zip(own, others, strict=True)), block=block)
+        of_repeats, squares_of_means = self._repeated(*repeats, 1)
+        of_couples, _ = self._repeated(*couples, 2)
+        total, squares = total / block + of_repeats[0], squares + squares_of_means
+        return torch.cat([torch.stack([total, squares]), of_repeats, of_couples])
+
+    def _repeated(self, payoffs: Tensor, walks: Tensor, n_blocks: int) -> tuple[Tensor, Tensor]:
+        """Sums over visits of two repeats, each of so many blocks.
+
+        Returns:
+            ``[3, C]``: means over the blocks, of their squares, and half the square of the two repeats' difference; and
+            ``[C]``, squares of the means.
+        """
+        block = self._sampler.block
+        in_all = 2 * n_blocks * block
+        total, squares_of_blocks = ops.marginals(payoffs, walks, block=block)
+        _, squares_of_repeats = ops.marginals(payoffs, walks, block=n_blocks * block)
+        _, squares_of_means = ops.marginals(payoffs, walks, block=in_all)
+        # (x - y)^2 / 2 = x^2 + y^2 - 2 ((x + y) / 2)^2
+        differences = (squares_of_repeats - 2 * squares_of_means).clamp_min(0)
+        return torch.stack([total / in_all, squares_of_blocks / (2 * n_blocks), differences]), squares_of_means
 
     def check(self, statistics: Statistics) -> None:
         """Refuse payoffs that are not finite.
@@ -101,7 +146,10 @@ class Visits:
         """
         n_bad = int(statistics["bad_walks"])
         if n_bad:
-            n_walks = int((statistics["visits"] + statistics["repeats"]).max()) * self._sampler.block
+            n_walks = (
+                int((statistics["visits"] + statistics["repeats"] + 3 * statistics["couples"]).max())
+                * self._sampler.block
+            )
             raise NonFinitePayoff(
                 f"{n_bad} of the last {n_walks} walks met a payoff that is NaN or infinite; "
                 "look for non-finite inputs, weights or outputs of the network"
@@ -109,7 +157,7 @@ class Visits:
 
     def found(self, sums: Statistics) -> Found:
         """Means over visits, and their standard errors."""
-        return values_and_errors(sums, self._n_samples)
+        return values_and_errors(sums, self._n_samples, self._folded)
 
     def decide(self, sums: Statistics) -> Statistics:
         """Mark the players whose side of the boundary is settled: what follows does not evaluate them."""
@@ -119,28 +167,54 @@ class Visits:
         return {**sums, "settled": (self._race.effort(found) <= 1).double()}
 
     def _n_repeats(self, n_visits: int) -> int:
-        """How many of the first so many visits take a second block."""
+        """How many of the first so many visits take a further block. If folded, those of the first pass do."""
         if self._n_samples == 1:
             return 0
-        return min(n_visits, _REPEAT_EVERY) + max(0, math.ceil(n_visits / _REPEAT_EVERY) - 1)
+        return _n_chosen(min(n_visits, self._n_samples) if self._folded else n_visits, *_REPEATS)
 
-    def _draw(self, first: int, count: int) -> tuple[Tensor, Tensor, int]:
-        """Walks and samples of some visits, those of two blocks first, and how many those are."""
+    def _n_couples(self, n_visits: int) -> int:
+        """How many of the first so many visits take three further blocks."""
+        if not self._folded:
+            return 0
+        passes, begun = divmod(n_visits, self._n_samples)
+        return _n_chosen(passes // 2 * self._n_samples + passes % 2 * begun, *_COUPLES)
+
+    def _draw(self, first: int, count: int) -> _Walks:
+        """Walks and samples of some visits."""
         block, n_players, device = self._sampler.block, self._game.n_players, self._game.device
         permutations, samples = self._sampler.walks(first * block, count * block, device)
         if self._n_samples == 1:
-            return permutations, samples, 0
-        numbers = torch.arange(first, first + count)
-        twice = ((numbers < _REPEAT_EVERY) | (numbers % _REPEAT_EVERY == 0)).to(device)
-        n_before, n_repeats = self._n_repeats(first), self._n_repeats(first + count) - self._n_repeats(first)
-        second = ops.sample_permutations(
-            self._seed ^ _REPEAT_KEY, n_before * block, n_repeats * block, n_players,
-            antithetic=self._antithetic, device=device,
-        )  # fmt: skip
-        permutations, samples = permutations.view(count, block, n_players), samples.view(count, block)
-        both = torch.cat([permutations[twice], second.view(n_repeats, block, n_players)], 1)
-        walks = torch.cat([both.flatten(0, 1), permutations[~twice].flatten(0, 1)])
-        return walks, torch.cat([samples[twice].repeat(1, 2).flatten(), samples[~twice].flatten()]), n_repeats
+            return _Walks(permutations, samples, 0, 0)
+        own, samples = permutations.view(count, block, n_players), samples.view(count, block)
+        visits = torch.arange(first, first + count)
+        passes, places = visits // self._n_samples, visits % self._n_samples
+        repeated = _is_chosen(visits, *_REPEATS) & ((passes == 0) | (not self._folded))
+        coupled = _is_chosen(passes // 2 * self._n_samples + places, *_COUPLES) & (passes % 2 == 1) & self._folded
+        repeated, coupled, others = (chosen.to(device) for chosen in (repeated, coupled, ~(repeated | coupled)))
+        n_repeats, n_couples = int(repeated.sum()), int(coupled.sum())
+
+        def further(key: int, first: int, count: int) -> Tensor:
+            return ops.sample_permutations(
+                self._seed ^ key, first * block, count * block, n_players, antithetic=self._antithetic, device=device
+            ).view(count, block, n_players)
+
+        def fold(blocks: Tensor) -> Tensor:
+            reverses = (torch.arange(block, device=device) == 1).repeat(len(blocks))
+            return fold_halves(blocks.flatten(0, 1), reverses).view_as(blocks)
+
+        again = further(_REPEAT_KEY, self._n_repeats(first), n_repeats)
+        couple = further(_COUPLE_KEY, self._n_couples(first), n_couples)
+        of_visits = [
+            torch.cat([own[repeated], again], 1),
+            torch.cat([own[coupled], fold(own[coupled]), couple, fold(couple)], 1),
+            own[others],
+        ]
+        numbers_of_blocks = (2, 4, 1)
+        of_samples = [
+            samples[c].repeat(1, n) for c, n in zip((repeated, coupled, others), numbers_of_blocks, strict=True)
+        ]
+        walks = torch.cat([blocks.flatten(0, 1) for blocks in of_visits])
+        return _Walks(walks, torch.cat([s.flatten() for s in of_samples]), n_repeats, n_couples)
 
     def _payoffs(self, walks: Tensor, samples: Tensor, active: Tensor | None) -> Tensor:
         """Payoffs before and after active players join, ``[walks, C + 1]``; of shared walks, means over samples."""
@@ -157,3 +231,13 @@ class Visits:
             payoffs = game.walk_values(walks[i].expand(game.n_samples, -1), everyone, of_all)
             means.append(payoffs.double().mean(0))
         return torch.stack(means)
+
+
+def _is_chosen(numbers: Tensor, first: int, every: int) -> Tensor:
+    """Which visits or couples are repeated."""
+    return (numbers < first) | (numbers % every == 0)
+
+
+def _n_chosen(count: int, first: int, every: int) -> int:
+    """How many of the numbers below ``count`` are chosen."""
+    return min(count, first) + max(0, -(-count // every) - -(-first // every))

@@ -1,4 +1,4 @@
-"""Packages that only some of the plugins need."""
+"""Packages that only some of the functions need."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import Any
 __all__ = ["needed"]
 
 
-def needed(package: str, caller: str) -> Any:
+def needed(package: str, caller: str, extra: str = "ecosystem") -> Any:
     """Import a package that is not among this one's own dependencies.
+
+    Args:
+        package: its name.
+        caller: who needs it.
+        extra: of this package's optional dependencies, those that it is among.
 
     Raises:
         ImportError: it is not installed; says who needs it and how to get it.
@@ -19,5 +24,5 @@ def needed(package: str, caller: str) -> Any:
     except ImportError as error:
         raise ImportError(
             f"{caller} needs {package}, which cannot be imported ({error}); "
-            f"it comes with pip install 'shapley_cuda[ecosystem]'"
+            f"it comes with pip install 'shapley_cuda[{extra}]'"
         ) from error
