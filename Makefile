@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo study test ecosystem lint format kernels sanitize bench docs clean
+.PHONY: demo study test ecosystem browser lint format kernels sanitize bench docs clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -28,6 +28,12 @@ ecosystem: $(VENV)/installed
 	$(BIN)/pytest python_tests/test_plugins_importance.py python_tests/test_plugins_shapiq.py \
 	  python_tests/test_plugins_frames.py python_tests/test_export.py python_tests/test_cli_export.py
 	$(BIN)/pytest python_tests/test_docs.py -k export
+
+# Reports in a headless Chromium (Debian: apt-get install chromium); pictures of them in build/screenshots.
+browser: $(VENV)/installed
+	@command -v chromium || command -v chromium-browser || command -v google-chrome \
+	  || { echo "make browser needs chromium on PATH" >&2; exit 1; }
+	SHAPLEY_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/pytest python_tests/test_report_browser.py
 
 # Style and types.
 lint: $(VENV)/installed

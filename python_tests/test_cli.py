@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import shapley_cuda as sc
 from shapley_cuda.cli import app
 from shapley_cuda.networks import pretrained_meta
+from shapley_cuda.run_record import RunRecord
 
 METHODS = ("permutation", "magnitude", "random")
 LABELS = {"unpruned": "unpruned", "permutation": "Shapley", "magnitude": "magnitude (L1)", "random": "random"}
@@ -109,7 +110,12 @@ def test_demo_writes_all_files_and_no_others(demo: Demo) -> None:
     found = {str(path.relative_to(demo.folder)) for path in demo.folder.rglob("*") if path.is_file()}
     expected = {"results.json", "plot.png"}
     for method in METHODS:
-        files = ("plan.json", "model.safetensors", *(f"values-{name}.json" for name in ("conv1", "conv2", "fc1")))
+        files = (
+            "plan.json",
+            "model.safetensors",
+            "results.json",
+            *(f"values-{name}.json" for name in ("conv1", "conv2", "fc1")),
+        )
         expected |= {f"{method}/{name}" for name in files}
     assert found == expected
 
@@ -121,6 +127,27 @@ def test_demo_plot_is_a_png_of_some_size(demo: Demo) -> None:
     assert width >= 1200
     assert height >= 400
     assert len(content) > 20_000
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_demo_records_are_what_the_table_says(method: str, demo: Demo) -> None:
+    record, row = RunRecord.load(demo.folder / method / "results.json"), demo.row(method)
+    assert record.command[:2] == ("shapley-cuda", "demo")
+    accuracies = [demo.row("unpruned")["accuracy_before"], row["accuracy_before"], row["accuracy_after"]]
+    assert [stage.accuracy for stage in record.stages] == accuracies
+    assert (record.stages[1].parameters, record.stages[1].macs) == (row["parameters"], row["macs"])
+    assert [one.batch_size for one in record.latencies] == [1, 64]
+    assert len(record.curve) >= 6
+
+
+def test_report_of_the_demo_has_everything(demo: Demo) -> None:
+    result = CliRunner().invoke(
+        app, ["report", str(demo.folder / "permutation"), "--out", str(demo.folder.parent / "page")]
+    )
+    assert result.exit_code == 0, result.output
+    page = (demo.folder.parent / "page").read_text(encoding="utf-8")
+    assert page.count('class="plot"') == 4
+    assert "What this report lacks" not in page
 
 
 def test_demo_results_are_consistent(demo: Demo) -> None:

@@ -149,7 +149,7 @@ def test_rank_resumed_as_another_ranking_is_refused(tmp_path: Path) -> None:
     refuse(f"{text}samples was None, is 20", *arguments, "--samples", "20", "--resume")
     refuse(f"{text}metric was None, is accuracy", *arguments, "--metric", "accuracy", "--resume")
     (tmp_path / "index.json").write_text("{}")
-    refuse("index.json must be a JSON object of format shapley_cuda.values/1", *arguments, "--resume")
+    refuse("index.json must be a JSON object of format shapley_cuda.values/2", *arguments, "--resume")
 
 
 FORKED = """

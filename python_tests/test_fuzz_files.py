@@ -15,6 +15,7 @@ from typing import Any
 import fuzzing
 import numpy as np
 import pytest
+import report_runs
 import torch
 from cifar_files import python2_batch
 from hypothesis import strategies as st
@@ -26,7 +27,9 @@ import shapley_cuda as sc
 from shapley_cuda.cli.values import ValuesIndex
 from shapley_cuda.datasets import load_cifar_folder, load_image_folder, read_idx, read_python_batch
 from shapley_cuda.files import read_file
+from shapley_cuda.html_report import Cut, Run, report_page
 from shapley_cuda.loading import load_checkpoint
+from shapley_cuda.run_record import RoundAccuracies, RunRecord
 from shapley_cuda.study import StudyConfig, StudyResult
 from shapley_cuda.study.results import LayerResult, MaskedAccuracy, Measurement, Oracle, Reference, Retrained
 
@@ -71,6 +74,7 @@ STUDY = StudyResult(
 INDEX = ValuesIndex(
     {"model": "lenet5"}, "abc", "permutation", {"seed": 0}, ["conv1"], {"conv1": "values-conv1.json"}, {}
 )
+RECORD = report_runs.record(rounds=(RoundAccuracies(0.5, None, 0.75),), n_select=9, select_before=0.8)
 IMAGES = b"\0\0\x08\x03\0\0\0\x02\0\0\0\x02\0\0\0\x03" + bytes(range(12))
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
 
@@ -117,6 +121,15 @@ def is_ranking(estimate: sc.Estimate) -> bool:
     return sorted(estimate.ranking().tolist()) == list(range(len(estimate.values)))
 
 
+def is_record(record: RunRecord) -> bool:
+    run = Run("file", PAGE_CUT, (PAGE_CUT,), record)
+    return comes_back(RunRecord.from_json)(record) and "<h1>" in report_page(run)
+
+
+def page_of_values(path: Path) -> str:
+    return report_page(Run("file", Cut(PAGE_CUT.plan, {"conv1": read_file(path, sc.Estimate.from_json)})))
+
+
 def are_bytes(array: Any) -> bool:
     return array.dtype == np.uint8
 
@@ -125,6 +138,7 @@ def are_labelled(data: tuple[torch.Tensor, torch.Tensor]) -> bool:
     return data[0].dim() == 4 and data[1].shape == data[0].shape[:1]
 
 
+PAGE_CUT = report_runs.cut({"conv1": (3, 1)})
 WEIGHTS = dict(network().state_dict())
 NO_PATH = r"group '0' .* the plan"
 READERS = {
@@ -138,6 +152,10 @@ READERS = {
         lambda path: read_file(path, sc.PruningPlan.from_json),
         lambda plan: len(str(plan)) > 0 and comes_back(sc.PruningPlan.from_json)(plan),
     ),
+    "report_page, values": Reader(
+        ESTIMATE.to_json().encode(), page_of_values, lambda page: "<h1>" in page, "e.json", "^values of 'conv1' must be"
+    ),
+    "RunRecord": Reader(RECORD.to_json().encode(), RunRecord.load, is_record),
     "ValuesIndex": Reader(
         INDEX.to_json().encode(),
         lambda path: ValuesIndex.read(path.parent),

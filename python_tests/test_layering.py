@@ -14,15 +14,16 @@ KERNELS = ROOT / "csrc" / "kernels"
 
 # Each module imports only those to its left.
 LAYERS = (
-    "modes", "batch_reader", "build", "fakes", "convolution", "ops", "payoffs", "files", "optional", "mapped",
-    "estimate", "memory", "counting", "latency", "heads", "groups", "masking", "exactness", "game_data", "tracing",
-    "split", "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans",
-    "surgery", "planning", "storage", "export", "pruning", "report", "loading", "demo", "study", "cli", "plugins",
+    "modes", "batch_reader", "build", "environment", "fakes", "convolution", "ops", "payoffs", "files", "optional",
+    "mapped", "estimate", "memory", "counting", "latency", "heads", "groups", "masking", "exactness", "game_data",
+    "tracing", "split", "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans",
+    "surgery", "planning", "storage", "export", "run_record", "size_curve", "pruning", "report", "html_report",
+    "loading", "demo", "study", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.
 EVERYBODYS = ("modes", "batch_reader")
 APART = ("networks", "datasets", "training", "recalibration")
-SERVED = ("pruning", "loading", "demo", "study", "cli")
+SERVED = ("size_curve", "pruning", "loading", "demo", "study", "cli")
 
 # A folder with an __init__.py is one module, of all its files.
 SOURCES = {path.stem: [path] for path in PACKAGE.glob("*.py") if path.stem != "__init__"} | {

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from .counting import count_macs, count_parameters, measure_latencies
 from .datasets import fashion_mnist_subset
+from .environment import current_time, describe_environment
 from .estimate import Estimate
 from .files import write_whole
 from .game import ChannelGame
 from .groups import find_groups
+from .latency import compare_latencies
 from .networks import pretrained
 from .planning import plan_pruning
 from .plans import PruningPlan
 from .rankers import RankingProgress, rank
 from .report import ResultRow, accuracy_curve, method_label, plot_results
-from .storage import save_pruned
+from .run_record import RunRecord, Stage
+from .size_curve import size_curve
+from .storage import count_weight_bytes, save_pruned
 from .surgery import prune
 from .training import Progress as TrainingProgress
-from .training import evaluate, train
+from .training import evaluate, find_recipe, train
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -46,7 +51,16 @@ class DemoResult:
 
 
 def run_demo(
-    network: str, keep: float, folder: Path, *, tolerance: float, epochs: int, seed: int, device: str, report: Report
+    network: str,
+    keep: float,
+    folder: Path,
+    *,
+    tolerance: float,
+    epochs: int,
+    seed: int,
+    device: str,
+    command: Sequence[str],
+    report: Report,
 ) -> DemoResult:
     """Rank every prunable group of a shipped network by three methods, prune each to the same size, and compare.
 
@@ -55,17 +69,20 @@ def run_demo(
     Args:
         network: name of a shipped network.
         keep: share of the channels to keep in every group.
-        folder: where results go: results.json, plot.png, and for each method its plan and weights.
+        folder: where results go: results.json, plot.png, and for each method its plan, weights, values and record.
         tolerance: error at which the Shapley estimates stop, see :class:`~shapley_cuda.rankers.Permutation`.
         epochs: of retraining.
         seed: decides sampling and retraining.
         device: where to run.
+        command: the words of the command, for the records.
         report: is told about progress.
     """
+    since = time.perf_counter()
     model = pretrained(network).to(device)
     images, labels = fashion_mnist_subset("rank").to(device)
     training, test = fashion_mnist_subset("train"), fashion_mnist_subset("test").to(device)
-    groups = [g for g in find_groups(model, images[:1]) if g.prunable]
+    found = find_groups(model, images[:1])
+    groups = [g for g in found if g.prunable]
     estimates: dict[str, dict[str, Estimate]] = {"permutation": {}, "magnitude": {}, "random": {}}
     for group in groups:
         game = ChannelGame(model, group, (images, labels))
@@ -104,9 +121,34 @@ def run_demo(
         for (method, measured), latency in zip(networks.items(), latencies, strict=True)
     ]
     curves = [accuracy_curve(model, ranked, test, _CURVE_SHARES) for ranked in estimates.values()]
+    for method, row in zip(plans, rows[1:], strict=True):
+        accuracies = [rows[0].accuracy_before, row.accuracy_before, row.accuracy_after]
+        RunRecord(
+            command=tuple(command),
+            named={"model": network, "data": "fashion-mnist", "seed": seed},
+            stages=_stages(model, pruned[method], images[:1], accuracies),
+            latencies=tuple(compare_latencies(model, pruned[method], test[0][:n]) for n in (1, LATENCY_BATCH)),
+            n_test=len(test[1]),
+            curve=size_curve(model, estimates[method], plans[method], images[:100], test),
+            rounds=(),
+            n_select=0,
+            select_before=None,
+            retraining=asdict(find_recipe("brief", epochs=epochs)) if epochs else None,
+            refused={group.name: group.reason for group in found if group.reason is not None},
+            environment=describe_environment(device),
+            finished=current_time(),
+            seconds=time.perf_counter() - since,
+        ).save(folder / method / "results.json")
     title = f"{network} on Fashion-MNIST, {keep:.0%} of the channels of every layer kept"
     shown = max((g for g in groups if g.n_players <= 128), key=lambda g: g.n_players, default=groups[0]).name
     plot_results(folder / "plot.png", title, rows, curves, estimates["permutation"][shown], plans["permutation"])
     record = {"title": title, "rows": [asdict(r) for r in rows], "curves": [asdict(c) for c in curves]}
     write_whole(folder / "results.json", json.dumps(record, indent=1).encode())
     return DemoResult(rows, folder, plans["permutation"])
+
+
+def _stages(model: nn.Module, pruned: nn.Module, sample: Tensor, accuracies: list[float | None]) -> tuple[Stage, ...]:
+    """The original, the pruned and, where it has an accuracy, the retrained network."""
+    costs = [(count_parameters(one), count_macs(one, sample), count_weight_bytes(one)) for one in (model, pruned)]
+    stages = zip(("original", "pruned", "retrained"), (costs[0], costs[1], costs[1]), accuracies, strict=True)
+    return tuple(Stage(name, *cost, accuracy) for name, cost, accuracy in stages if accuracy is not None)

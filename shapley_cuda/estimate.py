@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+import reprlib
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from .files import read_record, write_whole
+from .files import read_file, read_record, write_whole
 
 __all__ = ["Estimate"]
 
@@ -68,9 +69,16 @@ class Estimate:
         Raises:
             ValueError: the text is not JSON or not such a record; the message says what was expected.
         """
-        record = read_record(text, "an estimate", _FORMAT, [f.name for f in fields(cls)])
+        record = read_record(text, "an estimate", _FORMAT, get_type_hints(cls))
+        for name in ("n_evaluations", "seconds"):
+            if record[name] < 0:
+                raise ValueError(f"{name} of an estimate must be at least 0, got {record[name]}")
         numbers = {"values": _numbers("values", record["values"])}
         n_players = len(numbers["values"])
+        if not n_players or not bool(numbers["values"].isfinite().all()):
+            raise ValueError(
+                f"values of an estimate must be one or more finite numbers, got {reprlib.repr(record['values'])}"
+            )
         for name in _ERRORS:
             if record[name] is None:
                 continue
@@ -79,6 +87,8 @@ class Estimate:
                 raise ValueError(
                     f"an estimate must have a {name} for each of its {n_players} values, got {len(numbers[name])}"
                 )
+            if not bool((numbers[name] >= 0).all()):  # infinite before there is enough to tell
+                raise ValueError(f"{name} of an estimate must be at least 0, got {reprlib.repr(record[name])}")
         return cls(**record | numbers)
 
     def save(self, path: str | Path) -> None:
@@ -88,7 +98,7 @@ class Estimate:
     @classmethod
     def load(cls, path: str | Path) -> Estimate:
         """Read a file that :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        return read_file(path, cls.from_json)
 
 
 def _numbers(name: str, numbers: Any) -> Tensor:

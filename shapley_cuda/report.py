@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,15 @@ __all__ = ["AccuracyCurve", "ResultRow", "accuracy_curve", "plot_results", "resu
 # Colours that remain apart for colour-blind readers (Okabe and Ito), one for each method.
 _COLOURS = {"permutation": "#0072B2", "magnitude": "#D55E00", "random": "#7F7F7F"}
 _LABELS = {"permutation": "Shapley", "magnitude": "magnitude (L1)", "random": "random"}
+
+STOPPED = {
+    "tolerance": "error reached",
+    "settled": "settled which are kept",
+    "budget": "budget spent",
+    "time": "time over",
+    "complete": "all computed",
+}
+"""Why estimates stopped, in words."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,15 @@ class AccuracyCurve:
     method: str
     removed: list[float]
     accuracy: list[float]
+
+
+def relative_error(estimate: Estimate) -> float | None:
+    """Largest standard error over the range of the values; None where there are no standard errors."""
+    if estimate.standard_error is None:
+        return None
+    largest = float(estimate.standard_error.max())
+    spread = float(estimate.values.max() - estimate.values.min())
+    return largest / spread if spread > 0 else math.inf if largest > 0 else 0.0
 
 
 def method_label(method: str) -> str:

@@ -16,9 +16,14 @@ from .files import read_file, write_whole
 from .plans import PruningPlan
 from .surgery import prune
 
-__all__ = ["load_pruned", "save_pruned"]
+__all__ = ["count_weight_bytes", "load_pruned", "save_pruned"]
 
 _MOST_INPUTS = 1 << 27  # numbers in a sample: more is damage, not data
+
+
+def count_weight_bytes(model: nn.Module) -> int:
+    """Bytes that a network's tensors take in a file; the names beside them are left out."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def save_pruned(pruned: nn.Module, plan: PruningPlan, folder: str | Path) -> None:

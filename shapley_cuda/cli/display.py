@@ -12,17 +12,10 @@ from rich.table import Table
 
 from ..estimate import Estimate
 from ..rankers import RankingProgress
+from ..report import STOPPED, relative_error
 from ..training import Progress as TrainingProgress
 
-__all__ = ["ProgressDisplay", "print_table", "relative_error", "values_table", "wide_console"]
-
-_STOPPED = {
-    "tolerance": "error reached",
-    "settled": "settled which are kept",
-    "budget": "budget spent",
-    "time": "time over",
-    "complete": "all computed",
-}
+__all__ = ["ProgressDisplay", "print_table", "values_table", "wide_console"]
 
 
 def wide_console(width: int) -> Console:
@@ -30,15 +23,6 @@ def wide_console(width: int) -> Console:
     console = Console(highlight=False)
     console.width = max(console.width, width)
     return console
-
-
-def relative_error(estimate: Estimate) -> float | None:
-    """Largest standard error over the range of the values; None where there are no standard errors."""
-    if estimate.standard_error is None:
-        return None
-    largest = float(estimate.standard_error.max())
-    spread = float(estimate.values.max() - estimate.values.min())
-    return largest / spread if spread > 0 else math.inf if largest > 0 else 0.0
 
 
 def print_table(console: Console, title: str, table: Table) -> None:
@@ -62,7 +46,7 @@ def values_table(estimates: Sequence[Estimate]) -> Table:
             "" if error is None else f"{error:.4f}",
             f"{estimate.n_evaluations:,}",
             f"{estimate.seconds:.2f} s",
-            _STOPPED.get(estimate.stopped, estimate.stopped),
+            STOPPED.get(estimate.stopped, estimate.stopped),
         )
     return table
 

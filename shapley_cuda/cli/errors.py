@@ -16,7 +16,7 @@ from ..masking import PathError
 from ..rankers import ProcessError
 from ..surgery import PruningError
 
-__all__ = ["CommandGroup", "blame", "set_debug"]
+__all__ = ["CommandGroup", "blame", "set_debug", "typed_command"]
 
 # What the package's functions raise for bad arguments, data and files. All else is a defect and keeps its traceback.
 _USER_ERRORS = (
@@ -24,6 +24,7 @@ _USER_ERRORS = (
     ExportError, ProcessError, torch.OutOfMemoryError,
 )  # fmt: skip
 _DEBUG = "shapley_cuda.debug"
+_COMMAND = "shapley_cuda.command"
 
 
 @contextmanager
@@ -37,6 +38,13 @@ def blame(option: str) -> Iterator[None]:
 
 class CommandGroup(TyperGroup):
     """Commands whose errors are messages; with ``--debug``, the traceback comes first."""
+
+    def make_context(self, info_name: str | None, args: list[str], **extra: Any) -> Any:  # type: ignore[override]
+        """Take note of the words that were typed, for what records them."""
+        typed = ["shapley-cuda", *args]  # args is emptied
+        ctx = super().make_context(info_name, args, **extra)
+        ctx.meta[_COMMAND] = typed
+        return ctx
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         """Run the command that was asked for."""
@@ -55,6 +63,11 @@ class CommandGroup(TyperGroup):
 def set_debug(ctx: typer.Context, wanted: bool) -> None:
     """Take note of ``--debug``."""
     ctx.find_root().meta[_DEBUG] = wanted
+
+
+def typed_command(ctx: typer.Context) -> list[str]:
+    """The words of the command, as they were typed."""
+    return list(ctx.find_root().meta[_COMMAND])
 
 
 def _show_traceback(ctx: typer.Context, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from ..estimate import Estimate
 from ..training import RECIPES, Recipe, find_recipe
 from .app import app
 from .display import ProgressDisplay, print_table, wide_console
-from .errors import blame
+from .errors import blame, typed_command
 from .goals import read_goal
 from .options import (
     Budget,
@@ -37,6 +38,7 @@ from .options import (
 from .pruner import Pruner
 from .rank import Run, new_index
 from .ranker_options import make_ranker
+from .run_folder import VALUES
 from .subject import Named, Subject, load_subject
 from .values import ValuesIndex
 
@@ -64,6 +66,7 @@ def _budget(what: str) -> Any:
 
 @app.command()
 def prune(
+    ctx: typer.Context,
     values: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Values that rank wrote. Without, rank first.")
     ] = None,
@@ -142,6 +145,13 @@ def prune(
         int | None,
         typer.Option(min=0, metavar="N", help="Retrain for so many epochs.", rich_help_panel=_AFTER),
     ] = None,
+    curve: Annotated[
+        bool,
+        typer.Option(
+            help="Measure the accuracy at other sizes, too: at most nine more passes over the split test.",
+            rich_help_panel=_AFTER,
+        ),
+    ] = True,
     group: Groups = None,
     method: Method = "permutation",
     tolerance: Tolerance = None,
@@ -157,7 +167,7 @@ def prune(
 ) -> None:
     """Cut the least valuable channels out of a network, and see what is left of its accuracy.
 
-    Writes plan.json and model.safetensors, for sc.load_pruned.
+    Writes plan.json and model.safetensors, for sc.load_pruned, and what report makes a page of.
 
     Accuracies are those on the split test, which is used for nothing else.
     """
@@ -175,27 +185,31 @@ def prune(
     with ProgressDisplay() as display:
         pruner = Pruner(
             subject, goal, {"across": across.value, "normalise": normalise.value, "multiple_of": multiple_of},
-            recalibrate=recalibrate, retraining=retraining, seed=seed or 0, show=display.show,
-            batch=latency_batch,
+            recalibrate=recalibrate, retraining=retraining, seed=seed or 0, curve=curve, command=typed_command(ctx),
+            show=display.show, batch=latency_batch,
         )  # fmt: skip
         wanted = (group, "--group") if group else (goal.groups, goal.option)
         if rounds > 1:
             pruned = pruner.in_rounds(ranker, subject.groups(*wanted), rounds)
         elif values is not None and recorded is not None:
-            pruned = pruner.at_once(_recorded_estimates(subject, recorded, values, *wanted))
+            estimates = _recorded_estimates(subject, recorded, values, *wanted)
+            pruned = pruner.at_once(estimates)
+            if (out / VALUES).resolve() != values.resolve():
+                recorded.write_copy(estimates, out / VALUES)
         else:
             groups = subject.groups(*wanted)
             pruner.plan({found.name: torch.zeros(found.n_players) for found in groups})  # before the long work
-            index = new_index(subject, ranker, groups)
-            index.write(out / "values")
-            Run(subject, ranker, out / "values", display=display).rank_missing(index)
-            pruned = pruner.at_once(index.load(out / "values"))
+            index = new_index(subject, ranker, groups, typed_command(ctx))
+            index.write(out / VALUES)
+            Run(subject, ranker, out / VALUES, display=display).rank_missing(index)
+            pruned = pruner.at_once(index.load(out / VALUES))
     pruned.save(out)
     console = wide_console(120)
     print_table(console, f"{named.model} pruned", pruned.table())
     console.print(pruned.speed(), soft_wrap=True)
     console.print(str(pruned.plan), soft_wrap=True)
     console.print(f"plan and weights: {out}/; in Python: sc.load_pruned(model, {str(out)!r})", soft_wrap=True)
+    console.print(f"next: shapley-cuda report {shlex.quote(str(out))}", soft_wrap=True)
 
 
 def _recipe(name: str | None, epochs: int | None) -> Recipe | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ..counting import count_macs, count_parameters
+from ..environment import current_time, describe_environment
 from ..estimate import Estimate
 from ..files import write_whole
 from ..game import ChannelGame
@@ -21,39 +22,25 @@ from ..groups import Group, find_groups
 from ..latency import LatencyComparison, compare_latencies
 from ..planning import plan_pruning
 from ..plans import PruningPlan
-from ..pruning import prune_network
+from ..pruning import PruningRound, prune_network
 from ..rankers import Ranker, RankingProgress
 from ..recalibration import recalibrate_batchnorm
-from ..storage import save_pruned
+from ..run_record import RoundAccuracies, RunRecord, SizePoint, Stage
+from ..size_curve import size_curve
+from ..storage import count_weight_bytes, save_pruned
 from ..surgery import prune
 from ..training import Progress as TrainingProgress
 from ..training import Recipe, evaluate, train
 from .errors import blame
 from .goals import Goal
-from .subject import Named, Subject
+from .run_folder import RESULTS, round_folder, values_file
+from .subject import Subject
 
-__all__ = ["Pruned", "Pruner", "Stage"]
+__all__ = ["Pruned", "Pruner"]
 
 _VERIFIED = 64  # samples that the cut is verified on
 
 Show = Callable[[str, RankingProgress | TrainingProgress | None], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The network at some stage.
-
-    Attributes:
-        name: of the stage.
-        parameters: number of parameters.
-        macs: multiply-accumulates for one sample.
-        accuracy: on the split test, as a share of 1; None where there is none.
-    """
-
-    name: str
-    parameters: int
-    macs: int
-    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -63,34 +50,30 @@ class Pruned:
     Attributes:
         model: the network.
         plan: what was removed.
-        stages: measurements, the original first.
-        latencies: of the original and of the pruned network, for a batch of one sample and a large one.
-        n_test: samples of the split test; 0 where there is none.
-        named: the original network and the data.
+        record: the run and its measurements.
+        rounds: what each round did; empty where the network was pruned at once.
     """
 
     model: nn.Module
     plan: PruningPlan
-    stages: list[Stage]
-    latencies: list[LatencyComparison]
-    n_test: int
-    named: Named
+    record: RunRecord
+    rounds: tuple[PruningRound, ...] = ()
 
     def save(self, folder: Path) -> None:
-        """Write the plan, the weights and the measurements."""
+        """Write the plan, the weights and the record; of each round its plan and its values."""
         save_pruned(self.model, self.plan, folder)
-        record = {
-            "named": asdict(self.named),
-            "stages": [asdict(stage) for stage in self.stages],
-            "latencies": [asdict(latency) for latency in self.latencies],
-            "n_test": self.n_test,
-        }
-        write_whole(folder / "results.json", json.dumps(record, indent=1).encode())
+        for number, done in enumerate(self.rounds, start=1):
+            write_whole(round_folder(folder, number) / "plan.json", done.plan.to_json().encode())
+            for name, values in done.values.items():
+                if isinstance(values, Estimate):
+                    values.save(round_folder(folder, number) / values_file(name))
+        self.record.save(folder / RESULTS)
 
     def speed(self) -> str:
         """What became of the latencies, in words: MACs alone do not tell."""
-        lines = [f"{text[0].upper()}{text[1:]}." for text in map(str, self.latencies)]
-        if all(latency.verdict == "faster" for latency in self.latencies):
+        latencies = self.record.latencies
+        lines = [f"{text[0].upper()}{text[1:]}." for text in map(str, latencies)]
+        if all(latency.verdict == "faster" for latency in latencies):
             return "\n".join(lines)
         if any(len(self.plan.kept(group)) % 8 for group, removed in self.plan.removed.items() if removed):
             lines.append(
@@ -100,19 +83,19 @@ class Pruned:
 
     def table(self) -> Table:
         """The measurements."""
-        table = Table()
+        record, table = self.record, Table()
         table.add_column("network", no_wrap=True)
-        headings = ["parameters", "MACs", *(f"latency, batch {latency.batch_size}" for latency in self.latencies)]
+        headings = ["parameters", "MACs", *(f"latency, batch {latency.batch_size}" for latency in record.latencies)]
         for heading in headings:
             table.add_column(heading, justify="right", no_wrap=True)
-        if self.n_test:
-            table.add_column(f"accuracy on {self.n_test:,} test samples", justify="right")
-        whole = self.stages[0]
-        for stage in self.stages:
+        if record.n_test:
+            table.add_column(f"accuracy on {record.n_test:,} test samples", justify="right")
+        whole = record.stages[0]
+        for stage in record.stages:
             cells = [
                 f"{stage.parameters:,}{_share(stage.parameters, whole.parameters)}",
                 f"{_count(stage.macs)}{_share(stage.macs, whole.macs)}",
-                *(_latency(latency, is_original=stage is whole) for latency in self.latencies),
+                *(_latency(latency, is_original=stage is whole) for latency in record.latencies),
             ]
             table.add_row(stage.name, *cells, *([] if stage.accuracy is None else [f"{stage.accuracy:.1%}"]))
         return table
@@ -128,6 +111,8 @@ class Pruner:
         recalibrate: take BatchNorm's statistics anew after the cut.
         retraining: how to retrain; None for not at all.
         seed: of the retraining.
+        curve: measure accuracy at other sizes, too.
+        command: the words of the command, for the record.
         show: is told about progress.
         batch: samples in the large batch that latency is measured on.
     """
@@ -141,11 +126,15 @@ class Pruner:
         recalibrate: bool,
         retraining: Recipe | None,
         seed: int,
+        curve: bool,
+        command: Sequence[str],
         show: Show,
         batch: int,
     ):
+        self._since = time.perf_counter()
         self._subject, self._goal, self._how = subject, goal, how
         self._recalibrate, self._retraining, self._seed, self._show = recalibrate, retraining, seed, show
+        self._curve, self._command = curve, tuple(command)
         self._batch = subject.inputs[:batch]
         self._train = subject.labelled("train") if retraining is not None else None
         if retraining is not None and self._train is None:
@@ -175,7 +164,10 @@ class Pruner:
             show = partial(self._show, "retraining")
             train(pruned, *self._train, recipe=self._retraining, select=self._select, seed=self._seed, progress=show)
             accuracies.append(("retrained", self._accuracy(pruned)))
-        return self._measured(pruned, plan, accuracies)
+        curve: tuple[SizePoint, ...] = ()
+        if self._curve and self._test is not None:
+            curve = size_curve(model, estimates, plan, self._batch, self._test, self._show)
+        return Pruned(pruned, plan, self._record(pruned, accuracies, curve=curve))
 
     def in_rounds(self, ranker: Ranker, groups: Sequence[Group], rounds: int) -> Pruned:
         """Rank and prune in rounds; each may be followed by recalibration and retraining."""
@@ -198,20 +190,54 @@ class Pruner:
             )  # fmt: skip
         after = f"after {rounds} rounds"
         accuracies = [("original", self._accuracy(model)), (after, self._accuracy(result.model))]
-        return self._measured(result.model, result.plan, accuracies)
+        done = tuple(
+            RoundAccuracies(one.accuracy_pruned, one.accuracy_recalibrated, one.accuracy_retrained)
+            for one in result.rounds
+        )
+        before, n_select = result.accuracy_before, len(select[1])
+        record = self._record(result.model, accuracies, rounds=done, n_select=n_select, select_before=before)
+        return Pruned(result.model, result.plan, record, result.rounds)
 
     def _accuracy(self, model: nn.Module) -> float | None:
         return None if self._test is None else evaluate(model, *self._test).accuracy
 
-    def _measured(self, pruned: nn.Module, plan: PruningPlan, accuracies: list[tuple[str, float | None]]) -> Pruned:
+    def _record(
+        self,
+        pruned: nn.Module,
+        accuracies: list[tuple[str, float | None]],
+        *,
+        curve: tuple[SizePoint, ...] = (),
+        rounds: tuple[RoundAccuracies, ...] = (),
+        n_select: int = 0,
+        select_before: float | None = None,
+    ) -> RunRecord:
         self._show("measuring latency", None)
         original = self._subject.model
         sizes = sorted({1, len(self._batch)})
         latencies = [compare_latencies(original, pruned, self._batch[:size]) for size in sizes]
-        costs = [(count_parameters(network), count_macs(network, self._batch[:1])) for network in (original, pruned)]
-        stages = [Stage(name, *costs[min(place, 1)], accuracy) for place, (name, accuracy) in enumerate(accuracies)]
-        n_test = 0 if self._test is None else len(self._test[1])
-        return Pruned(pruned, plan, stages, latencies, n_test, self._subject.named)
+        costs = [
+            (count_parameters(network), count_macs(network, self._batch[:1]), count_weight_bytes(network))
+            for network in (original, pruned)
+        ]
+        found = find_groups(original, self._batch[:1])
+        return RunRecord(
+            command=self._command,
+            named=asdict(self._subject.named),
+            stages=tuple(
+                Stage(name, *costs[min(place, 1)], accuracy) for place, (name, accuracy) in enumerate(accuracies)
+            ),
+            latencies=tuple(latencies),
+            n_test=0 if self._test is None else len(self._test[1]),
+            curve=curve,
+            rounds=rounds,
+            n_select=n_select,
+            select_before=select_before,
+            retraining=None if self._retraining is None else asdict(self._retraining),
+            refused={group.name: group.reason for group in found if group.reason is not None},
+            environment=describe_environment(str(self._batch.device)),
+            finished=current_time(),
+            seconds=time.perf_counter() - self._since,
+        )
 
 
 def _count(number: int) -> str:

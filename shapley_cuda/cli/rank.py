@@ -16,6 +16,7 @@ from ..rankers import Checkpoint as SavedState
 from ..rankers import Processes, Ranker
 from .app import app
 from .display import ProgressDisplay, print_table, values_table, wide_console
+from .errors import typed_command
 from .options import (
     Budget,
     Checkpoint,
@@ -41,6 +42,7 @@ from .values import ValuesIndex
 
 @app.command()
 def rank(
+    ctx: typer.Context,
     model: Model,
     checkpoint: Checkpoint = None,
     device: Device = "cpu",
@@ -82,7 +84,7 @@ def rank(
         )  # fmt: skip
         subject = load_subject(named, device)
         groups = subject.groups(group)
-        asked = new_index(subject, ranker, groups)
+        asked = new_index(subject, ranker, groups, typed_command(ctx))
         text = processes.from_first(lambda: _begin(asked, out, resume).to_json().encode()).decode()
         index = ValuesIndex.from_json(text, str(out))
         try:
@@ -102,10 +104,11 @@ def rank(
     console.print(f"values: {out}/; next: shapley-cuda prune --values {out} --keep 0.5", soft_wrap=True)
 
 
-def new_index(subject: Subject, ranker: Ranker, groups: list[Group]) -> ValuesIndex:
+def new_index(subject: Subject, ranker: Ranker, groups: list[Group], command: list[str]) -> ValuesIndex:
     """The index of a ranking that has not begun."""
     options = {option.name: getattr(ranker, option.name) for option in fields(ranker)}
-    return ValuesIndex(asdict(subject.named), subject.weights, ranker.name, options, [group.name for group in groups])
+    names = [group.name for group in groups]
+    return ValuesIndex(asdict(subject.named), subject.weights, ranker.name, options, names, command=command)
 
 
 class Run:

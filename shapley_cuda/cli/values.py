@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import quote
 
 from ..estimate import Estimate
 from ..files import read_file, read_record, write_whole
+from .run_folder import values_file
 
 __all__ = ["ValuesIndex"]
 
-_FORMAT = "shapley_cuda.values/1"
+_FORMAT = "shapley_cuda.values/2"
 _FILE = "index.json"
 _WHEN_TO_STOP = ("tolerance", "settle", "confidence", "budget", "max_seconds")
 
@@ -30,6 +31,7 @@ class ValuesIndex:
         groups: names of the groups to rank.
         files: file of each group that has been ranked.
         left_out: groups that turned out not to be prunable, and why.
+        command: the words of the command that began the ranking, as they were typed.
     """
 
     named: dict[str, Any]
@@ -39,6 +41,7 @@ class ValuesIndex:
     groups: list[str]
     files: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
@@ -77,10 +80,17 @@ class ValuesIndex:
 
     def add(self, estimate: Estimate, folder: Path | None) -> None:
         """Take in a group's values; written to a folder if there is one."""
-        file = f"values-{quote(estimate.group, safe='')}.json"
+        file = values_file(estimate.group)
         if folder is not None:
             estimate.save(folder / file)
         self.files[estimate.group] = file
+
+    def write_copy(self, estimates: Mapping[str, Estimate], folder: Path) -> None:
+        """Write some of the values and what they are of into another folder."""
+        copy = replace(self, groups=list(estimates), files={})
+        for estimate in estimates.values():
+            copy.add(estimate, folder)
+        copy.write(folder)
 
     def extended(self, other: ValuesIndex) -> ValuesIndex:
         """This ranking with another's groups, and its rules for when to stop. If those differ, all is to be done again.

@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from torch import nn
 
-from ..build import build_info
 from ..counting import count_parameters
 from ..datasets import SPLITS, Split, fashion_mnist, fashion_mnist_subset
+from ..environment import describe_environment
 from ..estimate import Estimate
 from ..game import ChannelGame
 from ..groups import find_groups, pick_group
@@ -77,7 +77,7 @@ def run_study(
         accuracies=masked_accuracies(model, groups, rankings, config, splits["test"], report),
         retrained=retrained_accuracies(model, rankings, config, splits, report),
         seconds=time.perf_counter() - start,
-        environment=_environment(config.device),
+        environment=describe_environment(config.device),
     )
 
 
@@ -108,13 +108,3 @@ def _of_every_group(estimates: list[dict[Run, Estimate]]) -> dict[Run, dict[str,
     """Regroup by method and seed what ranks all of the groups."""
     complete = [run for run in estimates[0] if all(run in of_group for of_group in estimates)]
     return {run: {of_group[run].group: of_group[run] for of_group in estimates} for run in complete}
-
-
-def _environment(device: str) -> dict[str, str]:
-    info = build_info()
-    return {
-        "device": next((name for name in info.devices if name.startswith(device)), device),
-        "cpu_isa": info.cpu_isa,
-        "threads": str(info.threads),
-        "torch": info.torch_running,
-    }
