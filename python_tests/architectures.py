@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from attention_families import ChunkedAttention, FusedAttention, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from shapley_cuda.networks import vit
 
 N_SAMPLES = 6
 N_CLASSES = 5
@@ -219,7 +222,15 @@ FAMILIES: dict[str, Family] = {
     "mlp": Family(mlp, (10,)),
     "decoder": Family(Decoder, (10,)),
     "waves": Family(Waves, (2, 20)),
+    "vit": Family(
+        lambda: vit((4, 3), (7, 6), N_CLASSES, dim=8, head_dim=2, patch_size=4, in_channels=3, image_size=12)
+    ),
+    "fused_attention": Family(lambda: Transformer(FusedAttention, N_CLASSES), (5, 4)),
+    "chunked_attention": Family(lambda: Transformer(ChunkedAttention, N_CLASSES), (5, 4)),
 }
+
+WITH_HEADS = ("vit", "fused_attention", "chunked_attention")
+"""Families whose attention heads are players."""
 
 
 class Branching(nn.Module):

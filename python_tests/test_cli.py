@@ -71,7 +71,7 @@ def test_no_command_lists_the_commands() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--network", "lenet6"], "must be one of lenet5, lenet5_bn, vgg_bn, got 'lenet6'; did you mean 'lenet5'"),
+        (["--network", "lenet6"], "must be one of lenet5, lenet5_bn, vgg_bn, vit, got 'lenet6'; did you mean 'lenet5'"),
         (["--device", "cuda:99"], "must be one of cpu"),
         (["--keep", "0"], "0.01"),
         (["--epochs", "-1"], "0"),

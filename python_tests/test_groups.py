@@ -89,7 +89,9 @@ def test_find_groups_gives_every_player_a_place_at_some_consumer(family: str) ->
     assert len({g.name for g in groups}) == len(groups)
     for group in groups:
         layer = model.get_submodule(group.name)
-        assert group.n_players == getattr(layer, "out_channels", None) or layer.out_features
+        n_channels = getattr(layer, "out_channels", None) or layer.out_features
+        parts = 3 if group.name.endswith("qkv") else 1  # queries, keys and values
+        assert parts * group.n_players * group.channels_per_player == n_channels
         assert group.name in group.layers
         for consumer in group.consumers:
             reader = model.get_submodule(consumer.name)

@@ -15,9 +15,9 @@ KERNELS = ROOT / "csrc" / "kernels"
 # Each module imports only those to its left.
 LAYERS = (
     "modes", "batch_reader", "build", "environment", "fakes", "convolution", "ops", "payoffs", "files", "optional",
-    "mapped", "estimate", "memory", "counting", "latency", "groups", "masking", "exactness", "game_data", "tracing",
-    "split", "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers", "plans",
-    "surgery", "kept", "planning", "storage", "export", "run_record", "size_curve", "pruning", "report",
+    "mapped", "estimate", "memory", "counting", "latency", "heads", "groups", "masking", "exactness", "game_data",
+    "tracing", "split", "prefix", "epilogue", "paths", "samplers", "walks", "game", "comparison", "oracle", "rankers",
+    "plans", "surgery", "kept", "planning", "storage", "export", "run_record", "size_curve", "pruning", "report",
     "html_report", "loading", "demo", "study", "cli", "plugins",
 )  # fmt: skip
 # Standing apart: of the package they import what everybody may, and serve only those who show something.

@@ -107,7 +107,7 @@ def test_model_may_be_a_module_instead_of_a_factory() -> None:
     ("name", "kind", "text"),
     [
         ("lenet6", ValueError, "torchvision:NAME or package.module:factory, got 'lenet6'; did you mean 'lenet5'?"),
-        ("resnet56", ValueError, "resnet56 comes without weights (lenet5, lenet5_bn, vgg_bn have some)"),
+        ("resnet56", ValueError, "resnet56 comes without weights (lenet5, lenet5_bn, vgg_bn, vit have some)"),
         ("own_network:number", TypeError, "must be a function or class that gives a network, got int"),
         ("own_network:nothing", TypeError, "own_network:nothing() must give an nn.Module, got NoneType"),
         ("own_network:failing", ImportError, "calling own_network:failing() gave RuntimeError: out of luck"),

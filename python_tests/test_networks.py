@@ -28,12 +28,13 @@ from shapley_cuda.networks import (
     resnet56,
     vgg16,
     vgg_bn,
+    vit,
 )
 from shapley_cuda.training import evaluate
 
 # The same float32 network on another processor may round a borderline logit the other way.
 ACCURACY_TOLERANCE = 0.005
-SHIPPED = ["lenet5", "lenet5_bn", "vgg_bn"]
+SHIPPED = ["lenet5", "lenet5_bn", "vgg_bn", "vit"]
 IMAGE_SHAPES = {
     "lenet5": (1, 28, 28),
     "lenet5_bn": (1, 28, 28),
@@ -41,6 +42,7 @@ IMAGE_SHAPES = {
     "resnet56": (3, 32, 32),
     "vgg16": (3, 32, 32),
     "vgg_bn": (1, 28, 28),
+    "vit": (1, 28, 28),
 }
 
 
@@ -140,6 +142,41 @@ def test_resnet50_names_its_layers_as_published_weights_do() -> None:
     assert len(keys) == 320
 
 
+def test_vit_sizes_set_every_layer() -> None:
+    model = vit((3, 1), (5, 7), 4, dim=6, head_dim=2, patch_size=8, in_channels=3, image_size=32).eval()
+    assert [block.attention.num_heads for block in model.blocks] == [3, 1]
+    assert model.blocks[0].attention.q.weight.shape == (6, 6)
+    assert model.blocks[1].attention.project.weight.shape == (6, 2)
+    assert [block.mlp.fc1.out_features for block in model.blocks] == [5, 7]
+    assert model.position.shape == (1, 16, 6)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_vit_attention_is_that_of_torch() -> None:
+    model = vit((2,), (3,), dim=6, head_dim=3).eval()
+    ours, theirs = model.blocks[0].attention, nn.MultiheadAttention(6, 2, batch_first=True).eval()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.q.weight, ours.k.weight, ours.v.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.q.bias, ours.k.bias, ours.v.bias]))
+        theirs.out_proj.load_state_dict(ours.project.state_dict())
+        tokens = torch.randn(4, 5, 6)
+        assert torch.allclose(ours(tokens), theirs(tokens, tokens, tokens, need_weights=False)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("heads", "neurons"), [((), ()), ((4,), (8, 8)), ((4, 0), (8, 8)), ((4,), (8.0,))])
+def test_vit_bad_heads_and_neurons_are_refused(heads: tuple[int, ...], neurons: tuple[float, ...]) -> None:
+    message = f"one of each for every block, got {heads!r} and {neurons!r}"
+    with pytest.raises(ValueError, match=f"^vit: heads and neurons must be positive integers, {re.escape(message)}$"):
+        vit(heads, neurons)  # type: ignore[arg-type]
+
+
+def test_vit_patches_that_do_not_fill_the_image_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^vit: image_size must be a multiple of patch_size 7, got 32$"):
+        vit(image_size=32)
+    with pytest.raises(ValueError, match=r"^vit: head_dim must be a positive integer, got 0$"):
+        vit(head_dim=0)
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_network_traces_and_gives_the_same_numbers(name: str) -> None:
     model = network(name).eval()
@@ -186,7 +223,7 @@ def test_network_default_is_lenet5() -> None:
     ],
 )
 def test_network_unknown_name_suggests_a_near_one(name: str, message: str) -> None:
-    known = "lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn"
+    known = "lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn, vit"
     with pytest.raises(ValueError, match=f"^{re.escape(f'network: name must be one of {known}, {message}')}$"):
         network(name)
 
@@ -222,7 +259,7 @@ def test_vgg_bn_without_convolutions_is_refused() -> None:
         vgg_bn(())
 
 
-@pytest.mark.parametrize("builder", [lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn])
+@pytest.mark.parametrize("builder", [lenet5, lenet5_bn, resnet50, resnet56, vgg16, vgg_bn, vit])
 def test_network_bad_counts_are_refused(builder: Callable[..., nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"num_classes must be a positive integer, got 0$"):
         builder(num_classes=0)
@@ -257,7 +294,7 @@ def test_pretrained_accuracy_is_the_recorded_one(name: str, split: str) -> None:
     assert measured.loss == pytest.approx(recorded["loss"], rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "least"), [("lenet5", 0.90), ("lenet5_bn", 0.90), ("vgg_bn", 0.92)])
+@pytest.mark.parametrize(("name", "least"), [("lenet5", 0.90), ("lenet5_bn", 0.90), ("vgg_bn", 0.92), ("vit", 0.87)])
 def test_pretrained_is_well_trained_and_half_precision_costs_nothing(name: str, least: float) -> None:
     meta = pretrained_meta(name)
     assert meta["test_full"]["images"] == 10_000
@@ -267,7 +304,7 @@ def test_pretrained_is_well_trained_and_half_precision_costs_nothing(name: str, 
 
 
 def test_pretrained_unknown_name_suggests_a_near_one() -> None:
-    message = "pretrained: name must be one of lenet5, lenet5_bn, vgg_bn, got 'lenet_5'; did you mean 'lenet5'?"
+    message = "pretrained: name must be one of lenet5, lenet5_bn, vgg_bn, vit, got 'lenet_5'; did you mean 'lenet5'?"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         pretrained("lenet_5")
 

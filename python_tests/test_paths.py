@@ -170,10 +170,6 @@ class OwnLinear(nn.Linear):
             "consumer fc2 is called 2 times in one forward pass",
         ),
         (
-            TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()[:, None]).squeeze(1).relu())),
-            "the input of fc2 has 3 dimensions, a walk kernel needs 2",
-        ),
-        (
             TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()).relu()), OwnLinear(8, 6)),
             "consumer fc2 is a OwnLinear, not an nn.Linear",
         ),
@@ -284,10 +280,12 @@ class Scaled(nn.Module):
 def test_paths_argument_with_a_default_agree() -> None:
     model = prepared(Scaled())
     inputs = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
-    game = sc.ChannelGame(model, "fc1", (inputs, torch.arange(4)))
+    games = games_of_all_paths(model, "fc1", (inputs, torch.arange(4)))
+    assert set(games) == set(PATHS)
     with torch.no_grad():
         expected = -F.cross_entropy(model(inputs), torch.arange(4))
-    assert game(torch.ones(1, 8, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
+    for game in games.values():
+        assert game(torch.ones(1, 8, dtype=torch.bool)).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 class Folded(nn.Module):
@@ -309,6 +307,31 @@ def test_paths_network_that_folds_into_the_batch_is_refused_with_the_reason(path
     with pytest.raises(sc.PathError, match=r"got 15 entries for 3 rows: the network folds another dimension"):
         sc.ChannelGame(model, "fc1", (inputs, torch.arange(3)), path=path)
     assert sc.ChannelGame(model, "fc2", (inputs, torch.arange(3))).path == "walk"
+
+
+def test_paths_tokens_in_front_of_the_samples_are_refused_with_the_reason() -> None:
+    model = prepared(TwoLayers(lambda m, x: m.fc3(m.fc2(m.fc1(x.transpose(0, 1)).relu()).relu()).mean(0)))
+    # As many tokens as samples that the cut is tried on: what looks like samples there is none.
+    inputs = torch.randn(6, 4, 10, generator=torch.Generator().manual_seed(0))
+    data = inputs, torch.arange(6) % N_CLASSES
+    reason = "the input of fc2 has not one entry per sample along its first dimension"
+    for path in ("walk", "suffix"):
+        with pytest.raises(sc.PathError, match=f"^{reason}$"):
+            sc.ChannelGame(model, "fc1", data, path=path)
+    for path in ("auto", "hook"):
+        with pytest.raises(sc.PathError, match=r"^a consumer of the group got 4 entries for 2 rows: "):
+            sc.ChannelGame(model, "fc1", data, path=path)
+
+
+def test_paths_network_whose_outputs_are_tokens_agree() -> None:
+    model = prepared(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, N_CLASSES)))
+    inputs = torch.randn(5, 2, 3, 10, generator=torch.Generator().manual_seed(0))
+    games = games_of_all_paths(model, "0", (inputs, torch.arange(5)), image_loss)
+    assert set(games) == set(PATHS)
+    permutations, samples = sc.WalkSampler(8, 5).walks(0, 6)
+    expected = games["hook"].walk_values(permutations, samples)
+    for game in games.values():
+        assert_payoffs_agree(game.walk_values(permutations, samples), expected)
 
 
 def test_suffix_path_runs_the_prefix_once_per_sample() -> None:

@@ -41,6 +41,7 @@ from .networks import (
     resnet56,
     vgg16,
     vgg_bn,
+    vit,
 )
 from .oracle import OracleAgreement, OracleSets, oracle_agreement, oracle_rank, oracle_sets
 from .paths import Execution
@@ -148,5 +149,6 @@ __all__ = [
     "train",
     "vgg16",
     "vgg_bn",
+    "vit",
     "write_study",
 ]

@@ -86,7 +86,7 @@ def run_demo(
     estimates: dict[str, dict[str, Estimate]] = {"permutation": {}, "magnitude": {}, "random": {}}
     for group in groups:
         game = ChannelGame(model, group, (images, labels))
-        doing = partial(report, f"ranking {group.name}, {group.n_players} channels")
+        doing = partial(report, f"ranking {group.name}, {group.size}")
         estimates["permutation"][group.name] = rank(game, tolerance=tolerance, seed=seed, on_progress=doing)
         estimates["magnitude"][group.name] = rank(game, "magnitude")
         estimates["random"][group.name] = rank(game, "random", seed=seed)

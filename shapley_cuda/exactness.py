@@ -69,5 +69,9 @@ def _trial_cut(model: nn.Module, group: Group, example: Tensor, kept: Tensor) ->
     except GroupError:
         raise
     except Exception as error:  # whatever a layer that does not fit any more raises
-        raise GroupError(f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}") from error
+        hint = "; the forward pass must take how many heads there are from num_heads"
+        raise GroupError(
+            f"group {name!r} cannot be pruned: cutting it gave {type(error).__name__}: {error}"
+            f"{hint if group.channels_per_player > 1 else ''}"
+        ) from error
     return relative_deviation(pruned, masked_outputs(model, [(group, kept)], example))

@@ -30,7 +30,7 @@ _MASKS_AT_ONCE = 1 << 12
 
 
 class ChannelGame:
-    """The game whose players are the output channels of one group of layers.
+    """The game whose players are the output channels of one group of layers, or the heads of an attention.
 
     The payoff v(S) of a coalition S is the network's performance with only the channels in S kept, higher is better:
     minus the mean loss over the data, or the accuracy. A channel is removed where it is read, at the input of every
@@ -112,7 +112,7 @@ class ChannelGame:
 
     @property
     def n_players(self) -> int:
-        """Number of channels, C."""
+        """Number of channels or heads, C."""
         return self.group.n_players
 
     @property

@@ -19,6 +19,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from .heads import UNKNOWN_HEADS, WITHIN_ATTENTION, HeadCount, Heads, find_heads, is_attention
+
 __all__ = [
     "ChannelCutter",
     "Consumer",
@@ -49,10 +51,13 @@ _READERS = {tp.ops.OPTYPE.CONV, tp.ops.OPTYPE.LINEAR}
 _REFUSED = {
     tp.ops.OPTYPE.LN: "a LayerNorm normalises over the channels, so removing some changes what the others become",
     tp.ops.OPTYPE.GN: "a GroupNorm normalises over several channels, so removing some changes what the others become",
-    tp.ops.OPTYPE.MHA: "nn.MultiheadAttention cuts its channels into heads, which are not single channels",
+    tp.ops.OPTYPE.MHA: "nn.MultiheadAttention cuts its channels into heads, and holds the layers of all in one",
     tp.ops.OPTYPE.LSTM: "an LSTM mixes its channels over time",
     tp.ops.OPTYPE.EMBED: "an embedding's columns are not produced by a convolution or a linear layer",
-}
+} | dict.fromkeys(
+    WITHIN_ATTENTION,
+    "copies or parts of a tensor, which are followed through attention alone, where its module has num_heads",
+)
 
 
 class GroupError(ValueError):
@@ -75,14 +80,16 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Group:
-    """Layers that lose the same channels together. One player is one output channel of the layer it is named for.
+    """Layers that lose the same channels together. One player is one output channel of the layer it is named for, or
+    one attention head: its channels in the layers of queries, keys and values together.
 
     Attributes:
         name: qualified name of the first layer, in the model's order, that produces the channels.
-        n_players: number of channels.
+        n_players: number of channels, or of heads.
         layers: names of all layers that are cut along with it, consumers left out.
         consumers: who reads the channels.
         reason: why the group cannot be pruned exactly; None where it can.
+        channels_per_player: 1, or what an attention head has.
     """
 
     name: str
@@ -90,6 +97,14 @@ class Group:
     layers: tuple[str, ...]
     consumers: tuple[Consumer, ...] = field(repr=False)
     reason: str | None = None
+    channels_per_player: int = 1
+
+    @property
+    def size(self) -> str:
+        """How many players there are, in words."""
+        if self.channels_per_player == 1:
+            return f"{self.n_players} channels"
+        return f"{self.n_players} heads of {self.channels_per_player} channels"
 
     @property
     def prunable(self) -> bool:
@@ -100,11 +115,14 @@ class Group:
     def __str__(self) -> str:
         consumers = ", ".join(c.name for c in self.consumers) or "nobody"
         state = "" if self.prunable else f" -- not prunable: {self.reason}"
-        return f"{self.name}: {self.n_players} channels, read by {consumers}{state}"
+        return f"{self.name}: {self.size}, read by {consumers}{state}"
 
 
 def find_groups(model: nn.Module, example_input: Tensor) -> list[Group]:
     """List the groups of coupled layers of a model, in the order of its layers.
+
+    Attention takes its channels by heads, whose number its module says by an attribute ``num_heads``. A cut lowers it,
+    unless it is a property.
 
     Args:
         model: any module that ``torch_pruning`` can trace; it is neither changed nor switched to another mode.
@@ -182,7 +200,7 @@ def cut_channels(model: nn.Module, removed: Mapping[str, Sequence[int]], example
 
     Args:
         model: the network; unchanged.
-        removed: for each group, by its name, the channels to remove, in the numbering of ``model``.
+        removed: for each group, by its name, the channels (or heads) to remove, in the numbering of ``model``.
         example_input: a batch that the model accepts.
 
     Returns:
@@ -210,8 +228,8 @@ class ChannelCutter:
 
     def cut(self, removed: Mapping[str, Sequence[int]]) -> nn.Module:
         """Remove channels in a copy, see :func:`cut_channels`."""
-        gone: dict[_Cut, set[int]] = {}
-        cause: dict[_Cut, str] = {}
+        gone: dict[_Cut | HeadCount, set[int]] = {}
+        cause: dict[_Cut | HeadCount, str] = {}
         for name, players in removed.items():
             for cut, places in self._cuts[name]:
                 channels = {channel for player in players for channel in places.get(player, ())}
@@ -247,7 +265,7 @@ def coupled_items(model: nn.Module, name: str, example_input: Tensor) -> tuple[n
         dependency with ``idxs``, the places it is cut at, and ``root_idxs``, the players these belong to.
     """
     graph = _trace(model, example_input)
-    return graph.model, list(_items_of_group(graph, name))
+    return graph.model, _items_of_group(graph, name)[0]
 
 
 @dataclass(frozen=True)
@@ -268,15 +286,16 @@ class _Cut:
             self.prune(model.get_submodule(self.name), channels)
 
 
-def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dict[int, list[int]]]]:
+def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut | HeadCount, dict[int, list[int]]]]:
     """What is cut along with a group, and at which places for each of its players.
 
     Places are those of the whole network, so that several groups can be cut at once.
     """
     modules = {module: module_name for module_name, module in graph.model.named_modules()}
     parameters = {id(parameter): parameter_name for parameter_name, parameter in graph.model.named_parameters()}
-    cuts = []
-    for item in _items_of_group(graph, name):
+    cuts: list[tuple[_Cut | HeadCount, dict[int, list[int]]]] = []
+    items, heads = _items_of_group(graph, name)
+    for item in items:
         target = item.dep.target
         is_parameter = target.type == tp.ops.OPTYPE.PARAMETER
         target_name = parameters.get(id(target.module)) if is_parameter else modules.get(target.module)
@@ -286,13 +305,18 @@ def _cuts_of_group(graph: tp.DependencyGraph, name: str) -> list[tuple[_Cut, dic
         for player, place in zip(item.root_idxs, item.idxs, strict=True):
             places.setdefault(int(player), []).append(int(place))
         cuts.append((_Cut(target_name, is_parameter, item.dep.handler, target.pruning_dim), places))
+    if heads is not None:
+        cuts.append((HeadCount(heads.module, heads.head_dim), {head: [head] for head in range(heads.count)}))
     return cuts
 
 
-def _items_of_group(graph: tp.DependencyGraph, name: str) -> tp.Group:
+def _items_of_group(graph: tp.DependencyGraph, name: str) -> tuple[list[Any], Heads | None]:
+    """What is cut along with a layer's output channels, at which places and whose these are; and the heads, if any."""
     layer = graph.model.get_submodule(name)
     cut = graph.get_pruner_of_module(layer).prune_out_channels
-    return graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer))))
+    items = list(graph.get_pruning_group(layer, cut, list(range(graph.get_out_channels(layer)))))
+    heads = find_heads(graph, items)
+    return (items if heads is None else [heads.by_head(graph, item) for item in items]), heads
 
 
 def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
@@ -312,14 +336,17 @@ def _trace(model: nn.Module, example_input: Tensor) -> tp.DependencyGraph:
 
 
 def _describe(
-    graph: tp.DependencyGraph, name: str, layer: nn.Module, n_players: int
+    graph: tp.DependencyGraph, name: str, layer: nn.Module, n_channels: int
 ) -> tuple[Group, set[tuple[str, int]]]:
     names = {module: module_name for module_name, module in graph.model.named_modules()}
-    items = _items_of_group(graph, name)
+    items, heads = _items_of_group(graph, name)
+    n_players = n_channels if heads is None else heads.count
+    keeping_apart = _CHANNELWISE if heads is None else _CHANNELWISE | WITHIN_ATTENTION
     layers: list[str] = []
     consumers: list[Consumer] = []
     produced: set[tuple[str, int]] = set()
     reasons: list[str] = []
+    mixing: dict[str, list[str]] = {}
     for item in items:
         node, handler, indices = item.dep.target, item.dep.handler, item.idxs
         kind, module = node.type, node.module
@@ -342,7 +369,9 @@ def _describe(
             produced |= {(member, index) for index in indices}
         elif kind == tp.ops.OPTYPE.OUTPUT:
             reasons.append("its channels are outputs of the network")
-        elif kind in _CHANNELWISE:
+        elif kind in keeping_apart:
+            if heads is None and is_attention(node):
+                reasons.append(UNKNOWN_HEADS)
             if member:
                 layers.append(member)
             if kind == _DEPTHWISE:
@@ -350,16 +379,19 @@ def _describe(
                 if module is layer:  # else the group would have begun at the layer in front of it
                     reasons.append(f"depthwise convolution {member} takes its channels from where none can be cut")
         else:
-            reasons.append(
-                f"{member or node.name}: " + _REFUSED.get(kind, "a layer that is not known to keep channels apart")
-            )
+            why = _REFUSED.get(kind, "a layer that is not known to keep channels apart")
+            mixing.setdefault(why, []).append(member or node.name)
+    for why, members in mixing.items():
+        others = f" and {len(members) - 1} more" if len(members) > 1 else ""
+        reasons.append(f"{members[0]}{others}: {why}")
     if not consumers and not reasons:
         reasons.append("its channels are outputs of the network")
     read = {player for consumer in consumers for player in consumer.player_of_input.tolist()}
     if not reasons and len(read - {-1}) < n_players:
         reasons.append("some of its channels reach a layer only together with others, or none at all")
-    group = Group(name, n_players, tuple(_unique(layers)), tuple(consumers), "; ".join(_unique(reasons)) or None)
-    return group, produced
+    reason = "; ".join(_unique(reasons)) or None
+    per_player = 1 if heads is None else heads.head_dim
+    return Group(name, n_players, tuple(_unique(layers)), tuple(consumers), reason, per_player), produced
 
 
 def _unique(items: Iterable[str]) -> list[str]:

@@ -164,10 +164,6 @@ class WalkPath:
         execution = _settle(execution, split, device)
         if layer.weight.dtype == torch.float64:
             raise PathError("the network computes in float64, a walk kernel in float32")
-        if type(layer) is nn.Linear and len(traced.shapes[x]) != 2:
-            raise PathError(
-                f"the input of {consumer.name} has {len(traced.shapes[x])} dimensions, a walk kernel needs 2"
-            )
         if type(layer) is nn.Conv2d:
             self._kernel: ConvWalk | LinearWalk = ConvWalk(layer, columns, epilogue, execution)
         elif type(layer) is nn.Linear:
@@ -179,7 +175,8 @@ class WalkPath:
         self._values = prefix.values([x, *residuals, *split.boundary], forms)
         self._has_residual = bool(residuals)
         self.head: Head | None = None
-        if isinstance(self._kernel, LinearWalk) and all(u.op == "output" and u.args[0] is call for u in call.users):
+        is_last = all(u.op == "output" and u.args[0] is call for u in call.users)
+        if isinstance(self._kernel, LinearWalk) and is_last and len(traced.shapes[call]) == 2:
             self.head = Head(self._values, self._kernel.weight, self._kernel.bias)
 
     def outputs(self, permutations: Tensor, sample_index: Tensor, chosen: Tensor | slice) -> Tensor:
@@ -193,6 +190,9 @@ class WalkPath:
 class LinearWalk:
     """A linear consumer with its input columns in the players' order and its epilogue fused.
 
+    A layer that acts on tokens has an input ``[N, ..., C * S]``: to the kernel each token is a sample of its own, and
+    those of one sample take the same walk.
+
     Attributes:
         weight: ``[K, C * S]``.
         bias: ``[K]`` or None.
@@ -205,15 +205,24 @@ class LinearWalk:
         self._dtype = execution.dtype or layer.weight.dtype
 
     def form(self, x: Tensor) -> Tensor:
-        """Features ``[N, C, S]`` from the layer's input."""
-        return _in_order(x, self._columns.flatten()).view(-1, *self._columns.shape)
+        """Features ``[N, C, S]`` from the layer's input, of tokens ``[N, ..., C, S]``."""
+        features: Tensor = _in_order(x, self._columns.flatten(), -1).unflatten(-1, self._columns.shape)
+        return features
 
     def rows(self, features: Tensor, residual: Tensor | None, permutations: Tensor, index: Tensor) -> Tensor:
-        """What the suffix reads at every step, ``[R * (C + 1), K]``."""
+        """What the suffix reads at every step, ``[R * (C + 1), K]``, of tokens ``[R * (C + 1), ..., K]``."""
+        tokens = features.shape[1:-2]
+        if tokens:
+            features, residual = features.flatten(0, -3), None if residual is None else residual.flatten(0, -2)
+            own = torch.arange(tokens.numel(), device=index.device)
+            index = (index[:, None] * len(own) + own).flatten()
+            permutations = permutations.repeat_interleave(len(own), 0)
         steps = ops.permutation_linear(
             features, permutations, self.weight, self.bias, index, residual=residual,
             activation=self._epilogue.activation, negative_slope=self._epilogue.negative_slope,
         )  # fmt: skip
+        if tokens:
+            steps = steps.unflatten(0, (-1, *tokens)).movedim(-2, 1)
         return steps.flatten(0, 1).to(self._dtype)
 
 
@@ -234,7 +243,7 @@ class ConvWalk:
 
     def form(self, x: Tensor) -> Tensor:
         """The layer's input ``[N, C, H, W]``, the players in their order."""
-        return _in_order(x, self._order)
+        return _in_order(x, self._order, 1)
 
     def rows(self, x: Tensor, residual: Tensor | None, permutations: Tensor, index: Tensor) -> Tensor:
         """What the suffix reads at every step, ``[R * (C + 1), K, H', W']``."""
@@ -347,10 +356,10 @@ def choose_paths(
         return Paths(HookPath(model, group, data), walk, head, why_not | {"suffix": str(error)})
 
 
-def _in_order(x: Tensor, order: Tensor) -> Tensor:
-    """Columns ``x[:, order]``, contiguous, without a copy where they are so already."""
-    in_order = torch.equal(order, torch.arange(x.shape[1], device=order.device))
-    return (x if in_order else x[:, order]).contiguous()
+def _in_order(x: Tensor, order: Tensor, dim: int) -> Tensor:
+    """Entries along a dimension in another order, contiguous, without a copy where they are so already."""
+    in_order = torch.equal(order, torch.arange(x.shape[dim], device=order.device))
+    return (x if in_order else x.index_select(dim, order)).contiguous()
 
 
 def _columns_by_player(player_of_input: Tensor, n_players: int) -> Tensor:

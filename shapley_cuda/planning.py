@@ -76,8 +76,8 @@ def plan_pruning(
             ``"uniform"``; within 15 % of its MACs 58, 52 and 65 %.)
             ``"mean"``: values are divided by the mean of their group's absolute values, as other scores need: weights
             of different layers differ in scale whatever they are good for.
-        multiple_of: kept numbers are rounded up to a multiple of this, such as 8 or 16 for tensor cores; a group that
-            the multiple exceeds stays whole.
+        multiple_of: kept numbers of channels are rounded up to a multiple of this, such as 8 or 16 for tensor cores; a
+            group that the multiple exceeds stays whole. Heads are rounded so that their channels are such a multiple.
         keep_at_least: what a group keeps however little it is worth, where a budget or the channels of other groups
             decide how many: a share of every group, a float in [0, 1], rounded up to whole channels (1 less
             ``torch_pruning``'s ``max_pruning_ratio``); or for some groups, by their names, a share or a number (int).
@@ -112,16 +112,17 @@ def plan_pruning(
     sizes = {group.name: group.n_players for group in ranked}
     costs = _Costs(goal, model, ranked, example_input)
     if goal == "keep" and across == "uniform":
-        kept = {group.name: min(group.n_players, _round_up(group.n_kept(wanted), multiple_of)) for group in ranked}
+        kept = {group.name: group.rounded(group.n_kept(wanted), multiple_of) for group in ranked}
     else:
         floors = least_kept({group.alias: (group.name, group.n_players) for group in ranked}, keep_at_least)
         if across == "global":
             # Of the least that there can be, so that a floor changes nothing but where the line begins.
-            prices = {name: costs.price({**sizes, name: min(size, multiple_of)}) for name, size in sizes.items()}
+            least = {group.name: group.rounded(1, multiple_of) for group in ranked}
+            prices = {name: costs.price({**sizes, name: least[name]}) for name in sizes}
             turns = _by_worth(ranked, prices, normalise)
         else:
             turns = _by_share(sizes)
-        kept = _largest_within(_Line(sizes, turns, multiple_of, floors), costs, goal, wanted)
+        kept = _largest_within(_Line(ranked, turns, multiple_of, floors), costs, goal, wanted)
     options = {goal: as_recorded(wanted), "across": across, "normalise": normalise, "multiple_of": multiple_of}
     options |= {"keep_at_least": as_recorded(keep_at_least)}
     return plan_of_removed(
@@ -161,11 +162,12 @@ def measured_latency(model: nn.Module, pruned: nn.Module, batch: Tensor) -> Meas
 
 @dataclass(frozen=True)
 class _RankedGroup:
-    """A group, the name it has among the rankings, and its channels' values, float64 ``[C]``."""
+    """A group, the name it has among the rankings, its players' values, float64 ``[C]``, and the channels of each."""
 
     name: str
     alias: str
     values: Tensor
+    channels_per_player: int
 
     @property
     def n_players(self) -> int:
@@ -176,6 +178,11 @@ class _RankedGroup:
         wanted = keep[self.alias] if isinstance(keep, Mapping) else keep
         return kept_channels(self.alias, self.n_players, wanted, is_number_allowed=is_mapping)
 
+    def rounded(self, n_kept: int, multiple_of: int) -> int:
+        """The least number of players, no smaller, whose channels are a multiple; all where there are not so many."""
+        step = multiple_of // math.gcd(multiple_of, self.channels_per_player)
+        return min(self.n_players, -(-n_kept // step) * step)
+
     def removed(self, n_kept: int) -> list[int]:
         order = torch.argsort(self.values, stable=True)
         return sorted(order[: self.n_players - n_kept].tolist())
@@ -185,14 +192,14 @@ class _Line:
     """Networks of growing size, by how many channels of each group they keep.
 
     Args:
-        sizes: number of channels of each group.
+        ranked: the groups.
         turns: the group that each next channel belongs to, beyond the first channel of each.
         multiple_of: what kept numbers are rounded up to.
         floors: how many channels each group has in all of them.
     """
 
-    def __init__(self, sizes: Mapping[str, int], turns: list[str], multiple_of: int, floors: Mapping[str, int]):
-        self._sizes, self._turns, self._multiple_of, self._floors = sizes, turns, multiple_of, floors
+    def __init__(self, ranked: list[_RankedGroup], turns: list[str], multiple_of: int, floors: Mapping[str, int]):
+        self._ranked, self._turns, self._multiple_of, self._floors = ranked, turns, multiple_of, floors
 
     def __len__(self) -> int:
         return len(self._turns) + 1
@@ -200,7 +207,7 @@ class _Line:
     def __getitem__(self, place: int) -> dict[str, int]:
         joined = Counter(self._turns[:place])
         reached = {name: max(1 + joined[name], floor) for name, floor in self._floors.items()}
-        return {name: min(size, _round_up(reached[name], self._multiple_of)) for name, size in self._sizes.items()}
+        return {group.name: group.rounded(reached[group.name], self._multiple_of) for group in self._ranked}
 
 
 class _Costs:
@@ -315,7 +322,7 @@ def _ranked_groups(
     for (alias, ranking), group in zip(rankings.items(), prunable_groups(model, rankings, sample), strict=True):
         if group.name in ranked:
             raise ValueError(f"rankings must name each group once, got {alias!r} and another layer of {group.name!r}")
-        ranked[group.name] = _RankedGroup(group.name, alias, _values(alias, ranking, group))
+        ranked[group.name] = _RankedGroup(group.name, alias, _values(alias, ranking, group), group.channels_per_player)
     return list(ranked.values())
 
 
@@ -355,7 +362,3 @@ def _check_choices(goal: str, wanted: Any, across: str, normalise: str, multiple
             raise ValueError("plan_pruning: across must be 'uniform' where keep says it for each group, got 'global'")
         if not (isinstance(wanted, float) and 0 < wanted <= 1):
             raise ValueError(f"plan_pruning: {goal} must be a share, a float in (0, 1], got {wanted!r}")
-
-
-def _round_up(number: int, multiple_of: int) -> int:
-    return -(-number // multiple_of) * multiple_of

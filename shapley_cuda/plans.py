@@ -40,8 +40,9 @@ class PruningPlan:
     """Which channels to remove, and what the network will cost then.
 
     Attributes:
-        removed: for each group, by name, the channels to remove in the numbering of the original network, ascending.
-        n_players: for each group, how many channels it has before.
+        removed: for each group, by name, the channels (or heads) to remove in the numbering of the original network,
+            ascending.
+        n_players: for each group, how many it has before.
         parameters: number of parameters, before and after.
         macs: multiply-accumulates of convolutions, linear layers and matrix products for one sample, before and
             after.

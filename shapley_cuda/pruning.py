@@ -169,7 +169,7 @@ def prune_network(
         values: dict[str, Estimate | Tensor] = {}
         for group in prunable_groups(network, alive, batch[:1]):
             if group.n_players > 1:
-                report(f"round {number} of {rounds}: ranking {group.name}, {group.n_players} channels", None)
+                report(f"round {number} of {rounds}: ranking {group.name}, {group.size}", None)
                 values[group.name] = rank_group(network, group, rank_on)
         single = {name: torch.zeros(1) for name, channels in alive.items() if len(channels) == 1}
         step_goal = schedule.next_goal(number, alive)

@@ -41,7 +41,7 @@ def prune(model: nn.Module, plan: PruningPlan, example_input: Tensor, *, verify:
     groups = dict(zip(plan.removed, found, strict=True))
     for name, group in groups.items():
         if group.n_players != plan.n_players[name]:
-            raise GroupError(f"group {name!r} has {group.n_players} channels, the plan is for {plan.n_players[name]}")
+            raise GroupError(f"group {name!r} has {group.size}, the plan is for {plan.n_players[name]}")
     pruned = cut_channels(model, plan.removed, example_input[:1])
     if verify:
         deviation = _deviation_from_mask(model, pruned, plan, groups, example_input)

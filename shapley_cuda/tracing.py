@@ -45,12 +45,15 @@ class Traced:
         return self.module.graph
 
     def calls(self, layers: Iterable[str]) -> list[fx.Node]:
-        """The calls of some layers, in the graph's order; every layer must be called."""
+        """The calls of some layers, in the graph's order; every layer must be called, on one entry per sample."""
         wanted = set(layers)
         found = [n for n in self.graph.nodes if n.op == "call_module" and n.target in wanted]
         missing = wanted - {str(n.target) for n in found}
         if missing:
             raise PathError(f"consumers {sorted(missing)} do not appear as module calls in the traced network")
+        for call in found:
+            if call.all_input_nodes[0] not in self.per_sample:
+                raise PathError(f"the input of {call.target} has not one entry per sample along its first dimension")
         return found
 
 
@@ -73,7 +76,22 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     placeholders = [n for n in traced.graph.nodes if n.op == "placeholder"]
     if not placeholders or any(not n.args for n in placeholders[1:]):
         raise PathError(f"the network takes {len(placeholders)} inputs; rows of one tensor are supported")
+    for argument in placeholders[1:]:
+        _insert_default(traced.graph, argument)
+    traced.recompile()
     return traced
+
+
+def _insert_default(graph: fx.Graph, argument: fx.Node) -> None:
+    """Put the default of a further argument wherever it is read."""
+    (default,) = argument.args
+
+    def filled(node: fx.Node) -> Any:
+        return default if node is argument else node
+
+    for user in list(argument.users):
+        user.args, user.kwargs = fx.map_arg(user.args, filled), fx.map_arg(user.kwargs, filled)
+    graph.erase_node(argument)
 
 
 def _check_writes(traced: fx.GraphModule) -> None:

@@ -89,7 +89,8 @@ def _table(found: Sequence[Group]) -> Table:
         others = [layer for layer in group.layers if layer != group.name]
         readers = [consumer.name for consumer in group.consumers]
         state = "yes" if group.prunable else f"no: {group.reason}"
-        table.add_row(group.name, str(group.n_players), _few(others), _few(readers), state)
+        size = str(group.n_players) if group.channels_per_player == 1 else f"{group.n_players} heads"
+        table.add_row(group.name, size, _few(others), _few(readers), state)
     return table
 
 

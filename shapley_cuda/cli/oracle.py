@@ -103,7 +103,7 @@ def oracle(
             for folder, index in indices.items()
         }
     with ProgressDisplay() as display:
-        display.show(f"searching sets of {chosen.name}, {chosen.n_players} channels", None)
+        display.show(f"searching sets of {chosen.name}, {chosen.size}", None)
         size = min(chosen.n_players, _DEFAULT_SIZE if max_size is None else max_size)
         sets = oracle_sets(subject.game(chosen), size, search.value, budget)
     agreements = {folder: oracle_agreement(estimate.ranking(), sets) for folder, estimate in rankings.items()}

@@ -179,7 +179,7 @@ class Pruner:
 
         def rank_group(network: nn.Module, group: Group, data: tuple[Tensor, Tensor]) -> Estimate:
             game = ChannelGame(network, group, data, **subject.game_options)
-            return ranker.rank(game, partial(self._show, f"ranking {group.name}, {group.n_players} channels"))
+            return ranker.rank(game, partial(self._show, f"ranking {group.name}, {group.size}"))
 
         goal = self._goal.for_groups(find_groups(model, self._batch[:1]))
         with blame(self._goal.option):

@@ -150,7 +150,7 @@ class Run:
         missing = index.missing
         is_writer = self._processes.rank == 0
         for place, group in enumerate(self._subject.groups(missing) if missing else [], start=1):
-            doing = f"{group.name}, {group.n_players} channels ({place} of {len(missing)})"
+            doing = f"{group.name}, {group.size} ({place} of {len(missing)})"
             self._display.show(doing, None)
             try:
                 game = self._subject.game(group)

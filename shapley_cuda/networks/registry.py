@@ -12,6 +12,7 @@ from .arguments import known_name
 from .lenet import lenet5, lenet5_bn
 from .resnet import resnet50, resnet56
 from .vgg import vgg16, vgg_bn
+from .vit import vit
 
 DEFAULT_NETWORK = "lenet5"
 
@@ -22,6 +23,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet56": resnet56,
     "vgg16": vgg16,
     "vgg_bn": vgg_bn,
+    "vit": vit,
 }
 """Builders by name; `network` takes these, and ``"torchvision:NAME"``."""
 

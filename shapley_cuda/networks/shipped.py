@@ -15,7 +15,12 @@ from .registry import DEFAULT_NETWORK, network
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 
-SHIPPED = tuple(sorted(path.stem for path in _ASSETS.glob("*.json")))
+
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in _ASSETS.glob("*.json")))
+
+
+SHIPPED = _names()
 """Names that `pretrained` takes."""
 
 
@@ -24,10 +29,10 @@ def pretrained(name: str = DEFAULT_NETWORK) -> nn.Module:
 
     The training never saw the images of the splits "rank" and "test", so values estimated on "rank" and accuracies
     measured on "test" are honest. Those of "select", which is for choosing among networks retrained without them, were
-    seen by "lenet5" and "vgg_bn", not by "lenet5_bn". Inputs must be normalised as `datasets` does.
+    seen by "lenet5" and "vgg_bn", not by "lenet5_bn" and "vit". Inputs must be normalised as `datasets` does.
 
     Args:
-        name: "lenet5", "lenet5_bn" or "vgg_bn".
+        name: "lenet5", "lenet5_bn", "vgg_bn" or "vit".
 
     Returns:
         The network in eval mode, float32, on the CPU. Each call gives a new one. Global random state is not touched.
@@ -54,7 +59,7 @@ def pretrained_meta(name: str = DEFAULT_NETWORK) -> dict[str, Any]:
     """Read how a shipped network was trained and how well it does.
 
     Args:
-        name: "lenet5", "lenet5_bn" or "vgg_bn".
+        name: "lenet5", "lenet5_bn", "vgg_bn" or "vit".
 
     Returns:
         The training settings, and accuracies (fractions of 1) and mean losses (nats) on the official test set
@@ -67,6 +72,6 @@ def pretrained_meta(name: str = DEFAULT_NETWORK) -> dict[str, Any]:
         >>> pretrained_meta("lenet5")["parameters"]
         431080
     """
-    known = known_name(name, "pretrained", SHIPPED)
+    known = known_name(name, "pretrained", _names())
     meta: dict[str, Any] = json.loads((_ASSETS / f"{known}.json").read_text(encoding="utf-8"))
     return meta

@@ -18,6 +18,7 @@ from ..rankers import rank
 __all__ = ["ShapleyImportance"]
 
 _PRODUCING = (tp.prune_conv_out_channels, tp.prune_linear_out_channels)
+_READING = (tp.prune_conv_in_channels, tp.prune_linear_in_channels)
 
 
 class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # which has no hints
@@ -31,7 +32,8 @@ class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # whic
 
     ``GroupNormPruner`` and ``GrowingRegPruner`` also take their importance for squared norms when they regularise,
     which these values are not: prune with ``BasePruner``. Where a pruner is told of channel groups
-    (``out_channel_groups``), it averages the values over them.
+    (``out_channel_groups``), it averages the values over them. Every channel of an attention head has the value of its
+    head: prune heads with ``num_heads``, ``prune_num_heads=True`` and ``prune_head_dims=False``.
 
     Args:
         model: the network that the pruner prunes, the same object. A copy in evaluation mode is ranked, and
@@ -49,8 +51,8 @@ class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # whic
         estimates: what was estimated of the network as it last was, by the name of our group.
 
     Raises:
-        GroupError: when called: the group cannot be pruned exactly (attention heads, grouped convolutions, outputs of
-            the network, ...) and there is no fallback. The message names the layer and the reason. A classifier
+        GroupError: when called: the group cannot be pruned exactly (grouped convolutions, LayerNorm, outputs of the
+            network, ...) and there is no fallback. The message names the layer and the reason. A classifier
             belongs into the pruner's ``ignored_layers``.
         ValueError: when called: the group is of another network.
 
@@ -115,10 +117,10 @@ class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # whic
             raise ValueError(f"group of {root.name} must be one of the model that ShapleyImportance was made for")
         for ours in self._groups:
             for item in group:
-                if names.get(item.dep.target.module) == ours.name and item.dep.handler in _PRODUCING:
-                    player_of_root = dict(zip(item.root_idxs, item.idxs, strict=True))
-                    if len(player_of_root) == len(item.idxs) and set(group[0].idxs) <= set(player_of_root):
-                        return ours, [player_of_root[index] for index in group[0].idxs]
+                players = _players_of(ours, names.get(item.dep.target.module), item)
+                player_of_root = dict(zip(item.root_idxs, players, strict=False))
+                if len(player_of_root) == len(item.idxs) and set(group[0].idxs) <= set(player_of_root):
+                    return ours, [player_of_root[index] for index in group[0].idxs]
         raise GroupError(
             f"group of {names[root.module]!r} ({type(root.module).__name__}) must have its channels one by one in one "
             "of the groups that find_groups lists, got one that has not; attention heads, recurrent layers and sums "
@@ -131,6 +133,16 @@ class ShapleyImportance(tp.importance.Importance):  # type: ignore[misc]  # whic
             game = ChannelGame(self._seen, group, self.data, **self.game_options)
             self.estimates[group.name] = rank(game, self.method, **self.options)
         return self.estimates[group.name].values
+
+
+def _players_of(ours: Group, layer: str | None, item: Any) -> list[int]:
+    """The players that an item of a group of ``torch_pruning`` is cut at, if it is the one to tell them by: the layer
+    that our group is named for, or of heads the one that reads them, since one layer may produce each three times."""
+    if ours.channels_per_player == 1:
+        return list(item.idxs) if layer == ours.name and item.dep.handler in _PRODUCING else []
+    reader = ours.consumers[0]
+    reads = layer == reader.name and item.dep.handler in _READING and max(item.idxs) < len(reader.player_of_input)
+    return reader.player_of_input[list(item.idxs)].tolist() if reads else []
 
 
 def _same_tensors(model: nn.Module, other: nn.Module) -> bool:
