@@ -123,6 +123,6 @@ def _rank(game: sc.ChannelGame, passes: int, seed: int, **options: bool) -> sc.E
     """Whole passes, and the walks that are repeated to tell errors: those are rows, too, and differ."""
     n_rows = passes * game.n_samples * (game.n_players + 1)
     if not options.get("shared"):
-        visits = Visits(game, seed, options.get("antithetic", True), options.get("folded", True), False, None)
+        visits = Visits(game, seed, options.get("antithetic", True), options.get("folded", True), False, True, None)
         n_rows = visits.n_rows(passes * game.n_samples // (2 if options.get("antithetic", True) else 1))
     return sc.rank(game, "permutation", tolerance=0, budget=n_rows, seed=seed, **options)

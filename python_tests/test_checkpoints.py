@@ -119,6 +119,7 @@ def test_checkpoint_without_resume_starts_anew(tmp_path: Path) -> None:
         ({"seed": 4}, "seed is 3 there, 4 here$"),
         ({"antithetic": False}, "antithetic is True there, False here"),
         ({"shared": True}, "shared is False there, True here"),
+        ({"repeats": False}, "repeats is True there, False here"),
         ({"racing": True, "settle": 2}, "settle is None there, 2 here; confidence is None there, 0.95 here"),
         ({"group": "2"}, "group is '0' there, '2' here; players is 5 there, 4 here"),
         ({"metric": "accuracy"}, "metric is 'cross_entropy' there, 'accuracy' here"),

@@ -118,6 +118,21 @@ def test_permutation_standard_errors_are_honest_over_many_seeds(antithetic: bool
     assert 0.7 < mean_square < 1.4
 
 
+@pytest.mark.parametrize("chunk_walks", [2, 64])
+def test_permutation_without_repeats_spends_every_walk_on_another_sample(chunk_walks: int) -> None:
+    game, values = closed_form("by_sample", chunk_walks=chunk_walks)
+    options: dict[str, Any] = {"tolerance": 0, "budget": 4 * 7, "antithetic": False, "seed": 0}
+    estimate = rank(game, **options, repeats=False)
+    assert estimate.options["n_walks"] == 4
+    torch.testing.assert_close(estimate.values, values, rtol=0, atol=1e-6)  # all four samples were seen
+    of_samples = torch.arange(1, 5)[:, None] * values / 2.5
+    torch.testing.assert_close(estimate.standard_error, of_samples.std(0) / 2, rtol=1e-6, atol=1e-6)
+    assert estimate.population_standard_error is None
+    with_repeats = rank(closed_form("by_sample")[0], **options)  # two samples, twice each
+    assert with_repeats.options["n_walks"] == 4
+    assert (with_repeats.values - values).abs().max() > 0.1
+
+
 def test_permutation_chunks_of_any_size_give_the_same_values() -> None:
     estimates = []
     for chunk_walks, chunk_visits in ((2, 1), (14, 6), (512, 240)):

@@ -44,8 +44,12 @@ class Permutation(Ranker):
         antithetic: walks come in pairs, each the reverse of the other.
         folded: passes over the samples come in twos, and a sample's walks in the second are those of the first with
             either half reversed, see :class:`~shapley_cuda.WalkSampler`. Only antithetic pairs gain from it: without
-            them, with one order for all samples or with fewer than 32 samples it is not done.
+            them, without repeats, with one order for all samples or with fewer than 32 samples it is not done.
         shared: one order for all samples.
+        repeats: some visits of samples, the first 16 among them, take further walks, which tell how much of the error
+            more walks would take away. Where a budget is for some tens of walks that is half of it: False spends all of
+            it on other samples instead. ``standard_error`` then holds all that visits differ by, the choice of samples
+            included, and there is no error for the population by itself.
         settle: stop when it is settled which players are kept, if this many are (int), or this share of them (float in
             (0, 1], rounded). See :class:`~shapley_cuda.rankers.stopping.Boundary`.
         confidence: with which it is settled.
@@ -66,6 +70,7 @@ class Permutation(Ranker):
     antithetic: bool = True
     folded: bool = True
     shared: bool = False
+    repeats: bool = True
     settle: float | int | None = None
     confidence: float = 0.95
     racing: bool = False
@@ -96,7 +101,8 @@ class Permutation(Ranker):
         self, game: ChannelGame, on_progress: OnProgress | None, checkpoint: Checkpoint | None, processes: Processes
     ) -> Scores:
         boundary = self._boundary(game.n_players)
-        visits = Visits(game, self.seed, self.antithetic, self.folded, self.shared, boundary if self.racing else None)
+        race = boundary if self.racing else None
+        visits = Visits(game, self.seed, self.antithetic, self.folded, self.shared, self.repeats, race)
         budget = visits.n_rows(visits.n_units) if self.budget is None else int(self.budget)
         visits.n_units = visits.n_within(budget)
         if visits.n_units < 2:
@@ -114,6 +120,7 @@ class Permutation(Ranker):
             "antithetic": self.antithetic,
             "folded": self.folded,
             "shared": self.shared,
+            "repeats": self.repeats,
         }
         if self.racing:
             about |= {"settle": self.settle, "confidence": self.confidence}

@@ -22,7 +22,8 @@ few repeats. So they tell only which shares of the variance w and u are, and all
 share is drawn towards the mean share of all players, by as much as 8 further repeats would.
 
 Where one order serves the whole data set, or there is one sample, a visit is a draw of an order and nothing else: no
-repeats are needed, and what another choice of samples would do cannot be told.
+repeats are needed, and what another choice of samples would do cannot be told. Where repeats are left out, all of the
+variance is taken for that of the orders: right for fewer visits than samples, too large after whole passes.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def values_and_errors(sums: Statistics, n_samples: int, folded: bool) -> Found:
 
     Args:
         sums: by the names of :data:`PER_PLAYER`, float64 ``[C]``.
-        n_samples: N; 1 where visits differ in their orders alone.
+        n_samples: N; 1 where visits differ in their orders alone, or where that is assumed.
         folded: whether a sample's visits come in couples.
     """
     k, n = sums["visits"], n_samples

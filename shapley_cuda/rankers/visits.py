@@ -58,18 +58,26 @@ class Visits:
     """
 
     def __init__(
-        self, game: ChannelGame, seed: int, antithetic: bool, folded: bool, shared: bool, race: Boundary | None
+        self,
+        game: ChannelGame,
+        seed: int,
+        antithetic: bool,
+        folded: bool,
+        shared: bool,
+        repeats: bool,
+        race: Boundary | None,
     ):
         self._race = race
         self.chunks_between_decisions = _NEVER if race is None else 8
         self._game, self._seed, self._antithetic, self._shared = game, seed, antithetic, shared
         self._n_samples = 1 if shared else game.n_samples  # that a visit can be of
-        self._folded = folded and antithetic and self._n_samples >= _FEWEST_FOLDED
+        self._repeats = repeats and self._n_samples > 1
+        self._folded = folded and antithetic and self._repeats and self._n_samples >= _FEWEST_FOLDED
         self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic, self._folded)
         self._rows_per_walk = (game.n_players + 1) * (game.n_samples if shared else 1)
         self.n_units = _DEFAULT_WALKS // self._sampler.block * self._n_samples
         fitting = game.chunk_walks // self._sampler.block // (game.n_samples if shared else 1)
-        if self._n_samples > 1:  # further blocks are a sixteenth of the others, or where couples are repeated a tenth
+        if self._repeats:  # further blocks are a sixteenth of the others, or where couples are repeated a tenth
             fitting = fitting * 10 // 11 if self._folded else fitting * 16 // 17
         self.chunk_units = max(1, fitting)
 
@@ -157,7 +165,7 @@ class Visits:
 
     def found(self, sums: Statistics) -> Found:
         """Means over visits, and their standard errors."""
-        return values_and_errors(sums, self._n_samples, self._folded)
+        return values_and_errors(sums, self._n_samples if self._repeats else 1, self._folded)
 
     def decide(self, sums: Statistics) -> Statistics:
         """Mark the players whose side of the boundary is settled: what follows does not evaluate them."""
@@ -168,7 +176,7 @@ class Visits:
 
     def _n_repeats(self, n_visits: int) -> int:
         """How many of the first so many visits take a further block. If folded, those of the first pass do."""
-        if self._n_samples == 1:
+        if not self._repeats:
             return 0
         return _n_chosen(min(n_visits, self._n_samples) if self._folded else n_visits, *_REPEATS)
 
@@ -183,7 +191,7 @@ class Visits:
         """Walks and samples of some visits."""
         block, n_players, device = self._sampler.block, self._game.n_players, self._game.device
         permutations, samples = self._sampler.walks(first * block, count * block, device)
-        if self._n_samples == 1:
+        if not self._repeats:
             return _Walks(permutations, samples, 0, 0)
         own, samples = permutations.view(count, block, n_players), samples.view(count, block)
         visits = torch.arange(first, first + count)
