@@ -122,6 +122,19 @@ def test_rank_groups_refuses_a_group_named_twice() -> None:
         sc.rank_groups(["0", "0"], make_game)
 
 
+def test_rank_groups_gives_each_group_its_own_option_where_it_is_a_dictionary() -> None:
+    budget = {"0": 1800, "2": 900}
+    estimates = sc.rank_groups(["2", "0"], make_game, tolerance=0, budget=budget, seed={"0": 3, "2": 5})
+    assert_same_bits(estimates["0"], run(make_game("0")))
+    assert_same_bits(estimates["2"], run(make_game("2"), budget=900, seed=5))
+
+
+def test_rank_groups_refuses_a_dictionary_that_does_not_fit_the_groups() -> None:
+    text = r"^budget must have a value for each of the groups \['2', '0'\], got \['2'\]$"
+    with pytest.raises(ValueError, match=text):
+        sc.rank_groups(["2", "0"], make_game, budget={"2": 900})
+
+
 def test_processes_outside_of_torchrun_cannot_join(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

@@ -41,13 +41,14 @@ def rank_groups(
             ``GROUP.state`` in it.
         processes: who takes part, each making the same call; default this process alone. Those that are done early wait
             for the others, no longer than the timeout that they joined with.
-        options: as in rank.
+        options: as in rank; one that is a dictionary gives each group its own, by name.
 
     Returns:
         The estimates by group, in the order of ``groups``, in every process.
 
     Raises:
         ProcessError: another process failed, ended or did not answer.
+        ValueError: a group is named twice, or an option's dictionary does not fit the groups.
         Exception: whatever making or ranking one of this process's groups raised.
 
     Example:
@@ -56,6 +57,9 @@ def rank_groups(
     """
     if len(set(groups)) < len(groups):
         raise ValueError(f"groups must be different names, got {list(groups)}")
+    for key, value in options.items():
+        if isinstance(value, dict) and set(value) != set(groups):
+            raise ValueError(f"{key} must have a value for each of the groups {list(groups)}, got {list(value)}")
     processes = processes or Processes()
     if isinstance(checkpoints, (str, Path)):
         checkpoints = Checkpoint(checkpoints)
@@ -66,8 +70,9 @@ def rank_groups(
     def rank_mine() -> bytes:
         found = {}
         for name in groups[processes.rank :: processes.size]:
+            own = {key: value[name] if isinstance(value, dict) else value for key, value in options.items()}
             saved = None if checkpoints is None else replace(checkpoints, path=Path(checkpoints.path) / f"{name}.state")
-            estimate = rank(make_game(name), method, on_progress=tell(name), checkpoint=saved, **options)
+            estimate = rank(make_game(name), method, on_progress=tell(name), checkpoint=saved, **own)
             found[name] = estimate.to_json()
         return json.dumps(found).encode()
 
