@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from closed_forms import ClosedFormGame, closed_form, glove, rank
 from torch import Tensor
 
 import shapley_cuda as sc
+from shapley_cuda.rankers import chunks
 from shapley_cuda.rankers.stopping import Boundary, Found, StoppingRules
 
 
@@ -119,6 +121,25 @@ def test_rank_time_limit_ends_after_a_chunk() -> None:
     assert estimate.stopped == "time"
     assert estimate.options["n_walks"] == 10
     assert rank(closed_form("glove")[0], tolerance=0, max_seconds=1e9).stopped == "budget"
+
+
+def test_rank_seconds_are_those_of_all_chunks_the_last_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(chunks, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    class SlowGame(ClosedFormGame):
+        def walk_values(self, *args: Any, **kwargs: Any) -> Tensor:
+            now[0] += 2.0
+            return super().walk_values(*args, **kwargs)
+
+    def seconds(**options: Any) -> tuple[float, str]:
+        estimate = rank(SlowGame(glove, 3, chunk_walks=10), tolerance=0, **options)
+        return estimate.seconds, estimate.stopped
+
+    assert seconds(budget=10 * 4) == (2.0, "budget")
+    assert seconds(budget=30 * 4) == (6.0, "budget")
+    assert seconds(max_seconds=1.0) == (2.0, "time")
+    assert seconds(max_seconds=4.0) == (4.0, "time")
 
 
 def test_rank_whatever_comes_first_ends_it() -> None:

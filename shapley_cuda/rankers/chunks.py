@@ -125,7 +125,7 @@ def run_chunks(
             until_decision = sampling.chunks_between_decisions - state.next_chunk % sampling.chunks_between_decisions
             n_chunks = min(n_left, processes.size, until_decision)
             numbers = range(state.next_chunk, state.next_chunk + n_chunks)
-            results, seconds = processes.deal(numbers, compute, state.sums, time.perf_counter() - start)
+            results, seconds = processes.deal(numbers, compute, state.sums, lambda: time.perf_counter() - start)
             for number, statistics in zip(numbers, results, strict=True):
                 sampling.check(statistics)
                 sums: Statistics = {name: total + statistics[name] for name, total in outcome.sums.items()}

@@ -85,7 +85,7 @@ class Processes:
             dist.destroy_process_group()
 
     def deal(
-        self, numbers: Sequence[int], compute: Callable[[int], Statistics], like: Statistics, seconds: float
+        self, numbers: Sequence[int], compute: Callable[[int], Statistics], like: Statistics, clock: Callable[[], float]
     ) -> tuple[list[Statistics], float]:
         """Compute one piece of work in each process, and tell every process all results.
 
@@ -93,7 +93,7 @@ class Processes:
             numbers: of the pieces, at most one for each process; process r computes ``numbers[r]``.
             compute: from a number to its result.
             like: names and shapes of a result.
-            seconds: time passed in this process.
+            clock: tells the time that has passed in this process; asked when its piece is done.
 
         Returns:
             The results in the order of ``numbers``, and the time that has passed in process 0.
@@ -103,7 +103,7 @@ class Processes:
             Exception: what ``compute`` raised here.
         """
         if self.size == 1:
-            return [compute(number) for number in numbers], seconds
+            return [compute(number) for number in numbers], clock()
         failure: Exception | None = None
         mine: Statistics = like
         try:
@@ -111,7 +111,7 @@ class Processes:
                 mine = compute(numbers[self.rank])
         except Exception as error:  # the others wait for a result: they must hear of it
             failure = error
-        flat = torch.cat([torch.tensor([failure is not None, seconds]), *(mine[name].flatten() for name in like)])
+        flat = torch.cat([torch.tensor([failure is not None, clock()]), *(mine[name].flatten() for name in like)])
         gathered = [row.cpu() for row in self._gather(flat.double())]
         self._raise_failures([bool(row[0]) for row in gathered], failure)
         sizes = [2, *(tensor.numel() for tensor in like.values())]
