@@ -45,7 +45,8 @@ def copy_photographs(files: Iterable[Path], folder: Path, side: int = 512) -> in
     count = 0
     for path in files:
         with Image.open(path) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # JPEG is decoded smaller, which is faster
+            image.draft("RGB", (side, side))  # JPEG is decoded smaller, which is faster
+            image.thumbnail((2 * side, 2 * side))
             colours = image.convert("RGBA")
         page = Image.new("RGBA", colours.size, "white")
         page.alpha_composite(colours)
