@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 __all__ = ["agreement", "cosine_distance", "kl_divergence"]
 
-_BATCH = 256
+_BATCH = 32  # images of 224 x 224 pixels take some 20 MiB each in early layers
 
 
 def kl_divergence(outputs: Tensor, targets: Tensor) -> Tensor:
