@@ -33,6 +33,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3  # what Lite networks were traine
 METHODS = {  # names and colours
     "permutation": ("Shapley", "#0072B2"),
     "global": ("Shapley, across groups", "#56B4E9"),
+    "leave_one_out": ("leave one out", "#009E73"),
     "l1": ("magnitude (L1)", "#D55E00"),
     "random": ("random", "#7F7F7F"),
 }
@@ -111,19 +112,21 @@ def rank(
 
 
 def baselines(
-    model: nn.Module, groups: list[sc.Group], images: Tensor, n_random: int, processes: sc.Processes
+    model: nn.Module, groups: list[sc.Group], images: Tensor, options: argparse.Namespace, processes: sc.Processes
 ) -> Rankings:
-    """Rankings to compare with: magnitude, and random ones of several seeds."""
-    data, metric = sc.payoffs.agreement(model, images[:4], kind="kl")
+    """Rankings to compare with: what is lost without one channel, magnitude, and random ones of several seeds."""
+    few = images[:: max(1, len(images) // options.leave_out_photos)][: options.leave_out_photos]
+    data, metric = sc.payoffs.agreement(model, few, kind="kl")
     by_name = {group.name: group for group in groups}
-    magnitude = sc.rank_groups(
-        list(by_name),
-        lambda name: sc.ChannelGame(model, by_name[name], data, metric=metric),
-        method="l1",
-        processes=processes,
-    )
-    found: Rankings = {("l1", 0): magnitude}
-    for seed in range(n_random):
+
+    def make_game(name: str) -> sc.ChannelGame:
+        return sc.ChannelGame(model, by_name[name], data, metric=metric)
+
+    found: Rankings = {
+        (method, 0): sc.rank_groups(list(by_name), make_game, method, processes=processes)
+        for method in ("leave_one_out", "l1")
+    }
+    for seed in range(options.random):
         draw = torch.Generator().manual_seed(seed)
         found["random", seed] = {group.name: torch.rand(group.n_players, generator=draw) for group in groups}
     return found
@@ -175,7 +178,9 @@ def measure_latencies(
             shapes[keep, method], _ = prune(model, method, rankings[method, 0], keep, batches[0])
     times = [sc.measure_latencies(list(shapes.values()), batch, repeats=9) for batch in batches]
     found = {shape: list(each) for shape, each in zip(shapes, zip(*times, strict=True), strict=True)}
-    return found | {(keep, method): found[keep, "permutation"] for keep in keeps for method in ("l1", "random")}
+    return found | {
+        (keep, method): found[keep, "permutation"] for keep in keeps for method in ("leave_one_out", "l1", "random")
+    }
 
 
 def markdown(lines: list[list[str]]) -> str:
@@ -245,9 +250,9 @@ def plot(rows: Rows, path: Path) -> None:
             means = [sum(values) / len(values) for values in found]
             below = [mean - min(values) for mean, values in zip(means, found, strict=True)]
             above = [max(values) - mean for mean, values in zip(means, found, strict=True)]
-            x = [number + (place - (len(methods) - 1) / 2) * 0.2 for number in range(len(keeps))]
+            x = [number + (place - (len(methods) - 1) / 2) * 0.17 for number in range(len(keeps))]
             name, colour = METHODS[method]
-            bars = panel.bar(x, means, 0.19, yerr=[below, above], capsize=3, color=colour, label=name)
+            bars = panel.bar(x, means, 0.16, yerr=[below, above], capsize=3, color=colour, label=name)
             panel.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
         panel.set_xticks(range(len(keeps)), [f"{keep:.0%} of the channels kept" for keep in keeps], fontsize=9)
         panel.set_title("right after the cut" if when == "pruned" else "BatchNorm recalibrated", fontsize=10)
@@ -266,6 +271,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/efficientnet_lite0"))
     parser.add_argument("--limit", type=int, help="read so many photographs at most")
     parser.add_argument("--walks", type=int, default=10, help="for every group, each on another photograph")
+    parser.add_argument("--leave-out-photos", type=int, default=3, help="to leave each channel out on")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.9, 0.75], help="shares of the expansion channels")
     parser.add_argument("--test-crops", type=int, default=2, help="of each photograph to test on")
     parser.add_argument("--random", type=int, default=3, help="how many random rankings")
@@ -285,7 +291,7 @@ def main() -> None:
     with sc.Processes.join(7200) if "RANK" in os.environ else contextlib.nullcontext(sc.Processes()) as processes:
         estimates = rank(model, groups, ranked_on, options, processes)
         rankings: Rankings = {("permutation", 0): estimates, ("global", 0): estimates}
-        rankings |= baselines(model, groups, ranked_on, options.random, processes)
+        rankings |= baselines(model, groups, ranked_on, options, processes)
         rows = compare(model, rankings, options.keep, (ranked_on, tested_on), processes)
     if processes.rank:
         return

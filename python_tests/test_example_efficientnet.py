@@ -103,7 +103,7 @@ def test_example_ranks_prunes_and_writes_its_table(
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = record["rows"]
     assert [(row["method"], row["number"]) for row in rows] == [
-        ("permutation", 0), ("global", 0), ("l1", 0), ("random", 0), ("random", 1)
+        ("permutation", 0), ("global", 0), ("leave_one_out", 0), ("l1", 0), ("random", 0), ("random", 1)
     ]  # fmt: skip
     assert len({row["macs"] for row in rows if row["method"] != "global"}) == 1  # 9 of 12 channels and 6 of 8
     assert all(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -540,3 +542,19 @@ def test_calls_of_what_is_no_tensor_are_refused_by_name() -> None:
         with pytest.raises(ValueError, match="^" + re.escape(text)):
             call()
     assert game.n_evaluations == 0
+
+
+@pytest.mark.parametrize("path", ["walk", "suffix", "hook"])
+def test_game_and_what_it_kept_are_freed_with_the_last_reference(path: str) -> None:
+    model, inputs, targets = build("chain")
+    sc.ChannelGame(model, "conv1", (inputs, targets), path=path)  # what torch imports on first use keeps its frames
+    gc.collect()
+    gc.disable()
+    try:
+        game = sc.ChannelGame(model, "conv1", (inputs, targets), path=path)
+        sc.rank(game, tolerance=0, budget=200)
+        kept = [weakref.ref(game), weakref.ref(game._paths), weakref.ref(game._paths.rows)]
+        del game
+        assert [reference() for reference in kept] == [None] * 3
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -105,7 +106,9 @@ class ChannelGame:
         check_exact(model, self.group, self.data.inputs, self.device)
         self.prefix = prefix
         self._paths = choose_paths(model, self.group, self.data, path, self.execution, prefix, memory_budget)
-        self._portions = {what: Portions(what, self._sizes) for what in ("row", "walk")}
+        # A method of its own would keep the game, and all it has kept of the prefix, until the garbage is collected.
+        sizes = weakref.WeakMethod(self._sizes)
+        self._portions = {what: Portions(what, lambda: _told(sizes)) for what in ("row", "walk")}
         self.memory_budget = resolve_budget(memory_budget, self.device)
         self.bytes_per_row = self.bytes_per_walk = 0
         self._measure_memory(insist=path == "walk", is_default=memory_budget is None)
@@ -387,6 +390,13 @@ class ChannelGame:
                 f"got values from {int(sample_index.min())} to {int(sample_index.max())}"
             )
         return sample_index.to(self.device)
+
+
+def _told(sizes: weakref.WeakMethod[Callable[[], str]]) -> str:
+    """What a game that is in use says of its sizes."""
+    tell = sizes()
+    assert tell is not None
+    return tell()
 
 
 def _shared(masks: Tensor, first: int, count: int) -> Rows:
