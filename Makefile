@@ -12,8 +12,8 @@ SOURCES := $(shell find csrc shapley_cuda -type f ! -name '*.pyc' ! -name '*.so'
 demo: $(VENV)/installed
 	$(BIN)/shapley-cuda demo
 
-# Rankings compared with exact values, the oracle and each other, on three networks, in a quarter of an hour: tables,
-# and figures in runs/study. tools/study_page.py puts them into docs/study.md.
+# Rankings compared with exact values, the oracle and each other, on three networks, in half an hour: tables and
+# figures in runs/study. tools/study_page.py puts them into docs/study.md.
 study: $(VENV)/installed
 	for name in lenet5-small lenet5 vgg_bn; do $(BIN)/shapley-cuda study $$name --out runs/study || exit 1; done
 

@@ -138,7 +138,8 @@ def test_rank_resumed_with_further_groups_keeps_the_others(tmp_path: Path) -> No
     succeed("rank", *OWN, "--method", "l1", "-g", "fc1", "--out", tmp_path, "--resume")
     assert list(values_of(tmp_path)) == ["conv2", "fc1"]
     assert (tmp_path / "values-conv2.json").read_bytes() == before
-    succeed("rank", *OWN, "--method", "l1", "-g", "conv1", "--out", tmp_path)
+    anew = succeed("rank", *OWN, "--method", "l1", "-g", "conv1", "--out", tmp_path)
+    assert f"{tmp_path} holds values of an earlier ranking, which are dropped; --resume goes on with them" in anew.words
     assert list(values_of(tmp_path)) == ["conv1"]
 
 

@@ -53,6 +53,15 @@ def test_prune_records_what_the_report_needs(runs: Path) -> None:
         assert torch.equal(there.values, here.values)
 
 
+def test_prune_into_the_same_folder_removes_the_report_of_what_was_there(runs: Path, tmp_path: Path) -> None:
+    arguments = ("prune", "--values", runs / "values", "--no-curve", "--out", tmp_path, "--keep")
+    succeed(*arguments, "0.5")
+    succeed("report", tmp_path)
+    assert (tmp_path / "report.html").exists()
+    succeed(*arguments, "0.4")
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_prune_without_a_curve_records_none(runs: Path, tmp_path: Path) -> None:
     succeed("prune", "--values", runs / "values", "--keep", "0.5", "--no-curve", "--out", tmp_path)
     assert RunRecord.load(tmp_path / "results.json").curve == ()

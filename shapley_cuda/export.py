@@ -84,7 +84,7 @@ def export_onnx(
             the largest.
 
     Raises:
-        ImportError: onnx, onnxscript or onnxruntime is missing: ``pip install 'shapley_cuda[onnx]'``.
+        ImportError: onnx, onnxscript or onnxruntime is missing: ``pip install '.[onnx]'``.
         ExportError: the network cannot be exported, or outputs differ by more; nothing has been written.
         TypeError: the model does not give one tensor.
         ValueError: an argument is out of range.

@@ -23,6 +23,5 @@ def needed(package: str, caller: str, extra: str = "ecosystem") -> Any:
         return import_module(package)
     except ImportError as error:
         raise ImportError(
-            f"{caller} needs {package}, which cannot be imported ({error}); "
-            f"it comes with pip install 'shapley_cuda[{extra}]'"
+            f"{caller} needs {package}, which cannot be imported ({error}); it comes with pip install '.[{extra}]'"
         ) from error

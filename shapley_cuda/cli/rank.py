@@ -68,7 +68,7 @@ def rank(
         typer.Option(
             "--resume",
             help="Go on with what the folder holds: where it was interrupted, with further groups, or to a smaller "
-            "error. Without, start anew.",
+            "error. Without, start anew: values that the folder holds are dropped.",
         ),
     ] = False,
     debug: Debug = False,
@@ -88,6 +88,10 @@ def rank(
         )  # fmt: skip
         subject = load_subject(named, device)
         groups = subject.groups(group)
+        if not resume and processes.rank == 0 and ValuesIndex.is_in(out):
+            typer.echo(
+                f"{out} holds values of an earlier ranking, which are dropped; --resume goes on with them", err=True
+            )
         asked = new_index(subject, ranker, groups, typed_command(ctx))
         text = processes.from_first(lambda: _begin(asked, out, resume).to_json().encode()).decode()
         index = ValuesIndex.from_json(text, str(out))

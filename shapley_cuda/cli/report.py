@@ -16,7 +16,7 @@ from .app import app
 from .display import wide_console
 from .errors import blame
 from .options import Debug
-from .run_folder import PLAN, RESULTS, VALUES, round_folder, values_file
+from .run_folder import PLAN, REPORT, RESULTS, VALUES, round_folder, values_file
 from .values import ValuesIndex
 
 
@@ -34,7 +34,7 @@ def report(
     """
     with blame("RUN_DIR"):
         page = report_page(_read_run(run))
-    path = out or run / "report.html"
+    path = out or run / REPORT
     write_whole(path, page.encode())
     wide_console(100).print(f"report: {path}", soft_wrap=True)
 

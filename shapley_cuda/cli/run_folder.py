@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["PLAN", "RESULTS", "VALUES", "round_folder", "values_file"]
+__all__ = ["PLAN", "REPORT", "RESULTS", "VALUES", "round_folder", "values_file"]
 
-PLAN, RESULTS, VALUES = "plan.json", "results.json", "values"
+PLAN, RESULTS, REPORT, VALUES = "plan.json", "results.json", "report.html", "values"
 
 
 def round_folder(folder: Path, number: int) -> Path:

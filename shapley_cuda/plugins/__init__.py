@@ -1,7 +1,7 @@
 """The package inside other people's tools. Nothing else in it depends on these.
 
 ``ShapleyImportance`` is an importance for the pruners of ``torch_pruning``, ``as_shapiq_game`` a game for ``shapiq``,
-``frame`` a table for ``pandas``. The last two packages are optional: ``pip install 'shapley_cuda[ecosystem]'``.
+``frame`` a table for ``pandas``. The last two packages are optional: ``pip install '.[ecosystem]'``.
 """
 
 from .frames import frame

@@ -35,7 +35,7 @@ def frame(estimates: Estimate | Iterable[Estimate], plan: PruningPlan | None = N
         none), ``rank`` (0 for the least valuable of the group, the first to go) and, given a plan, ``kept``.
 
     Raises:
-        ImportError: ``pandas`` is not installed; it comes with ``pip install 'shapley_cuda[ecosystem]'``.
+        ImportError: ``pandas`` is not installed; it comes with ``pip install '.[ecosystem]'``.
         ValueError: the plan does not name an estimate's group, or has another number of channels for it.
 
     Example:

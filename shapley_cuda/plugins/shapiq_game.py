@@ -30,7 +30,7 @@ def as_shapiq_game(game: ChannelGame) -> shapiq.Game:
         its ``normalization_value``.
 
     Raises:
-        ImportError: ``shapiq`` is not installed; it comes with ``pip install 'shapley_cuda[ecosystem]'``.
+        ImportError: ``shapiq`` is not installed; it comes with ``pip install '.[ecosystem]'``.
 
     Example:
         >>> import shapiq
