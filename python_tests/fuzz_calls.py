@@ -117,7 +117,7 @@ def conv_letters(call: Call, sizes: dict[str, int]) -> dict[str, int] | None:
         if any(len(pair) != 2 or any(type(v) is not int or v >= 1 << 31 for v in pair) for pair in pairs):
             return None
         stride, padding, dilation = (pair[axis] for pair in pairs)
-        if stride < 1 or padding < 0 or dilation < 1 or call["pool"] not in (1, 2):
+        if stride < 1 or padding < 0 or dilation < 1 or call["pool"] not in (1, 2) or sizes[kernel] < 1:
             return None
         padded *= sizes[size] + 2 * padding
         out.append((sizes[size] + 2 * padding - dilation * (sizes[kernel] - 1) - 1) // stride + 1)

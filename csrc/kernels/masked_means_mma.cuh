@@ -4,8 +4,8 @@
 //
 // In and out as in masked_eval.h: masks as words of 32 players, block_sums [blocks of samples, M] overwritten.
 //
-// A mask is exact in bfloat16. A contribution is the sum of three bfloat16 numbers, exact too, but for bits below 2^-133:
-// its float32 significand of 24 bits cut in three. So one matrix product becomes three.
+// A mask is exact in bfloat16. A contribution is the sum of three bfloat16 numbers, exact too, but for bits below
+// 2^-133: its float32 significand of 24 bits cut in three. So one matrix product becomes three.
 //
 // A block is 128 masks on one block of samples, which it goes through in tiles of up to 64 columns: as many samples
 // side by side as have room with all their outputs, or for K > 64 equal parts of one sample's outputs. Per tile:

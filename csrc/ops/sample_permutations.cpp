@@ -17,7 +17,8 @@ Tensor sample_permutations(int64_t seed, int64_t first, int64_t count, int64_t n
   check.require(first >= 0, "first", "at least 0", std::to_string(first));
   check.require(count >= 0 && count <= INT64_MAX - first, "count", "at least 0 and first + count below 2^63",
                 std::to_string(count));
-  check.require(n_players >= 1 && n_players <= kMostPlayers, "n_players", "in [1, 16776960]", std::to_string(n_players));
+  check.require(n_players >= 1 && n_players <= kMostPlayers, "n_players", "in [1, 16776960]",
+                std::to_string(n_players));
 
   Tensor out = torch::stable::empty({count, n_players}, ScalarType::Int, std::nullopt, where);
   const SamplePermutationsParams params{out.mutable_data_ptr<int32_t>(),
