@@ -110,8 +110,10 @@ class WalkSampler:
         unfolded, which = (passes // 2 * n_walks + places).unique(return_inverse=True)
         parts = [self._walks_of_one(*run, device) for run in _runs(unfolded)]
         permutations, samples = (torch.cat(part)[which.to(device)] for part in zip(*parts, strict=True))
-        folds = fold_halves(permutations, (numbers % self.block == 1).to(device))
-        return torch.where((passes % 2 == 1).to(device)[:, None], folds, permutations), samples
+        is_second = (passes % 2 == 1).to(device)
+        is_reverse = (numbers % self.block == 1).to(device)
+        permutations[is_second] = fold_halves(permutations[is_second], is_reverse[is_second])
+        return permutations, samples
 
     def _walks_of_one(self, first: int, count: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Walks by number among those that are no other pass's folds."""

@@ -6,9 +6,10 @@ The text around the table is written by hand, so read it again when figures chan
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
+
+from marks import filled
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -17,7 +18,6 @@ from benchmarks.designs import Spread, table_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "walks.md"
 RESULTS = ROOT / "benchmarks" / "results" / "designs.json"
-_BEGIN, _END = "<!-- designs -->\n", "<!-- end of designs -->\n"
 
 
 def markdown(spreads: list[Spread]) -> str:
@@ -31,18 +31,11 @@ def markdown(spreads: list[Spread]) -> str:
     return f"{table}\n\n{'; '.join(layers.values())}; {times} repetitions each."
 
 
-def with_table(page: str, table: str) -> str:
-    """Put the table between its marks."""
-    filled, count = re.subn(f"{_BEGIN}.*?{_END}", lambda _: f"{_BEGIN}\n{table}\n\n{_END}", page, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"page must mark the table of designs once, got {count} times")
-    return filled
-
-
 def main() -> None:
     """Take over the saved results."""
     spreads = [Spread(**record) for record in json.loads(RESULTS.read_text(encoding="utf-8"))["spreads"]]
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), markdown(spreads)), encoding="utf-8")
+    page = filled(PAGE.read_text(encoding="utf-8"), "designs", "end of designs", f"{markdown(spreads)}\n")
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

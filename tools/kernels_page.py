@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from marks import filled
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kernels.md"
 _HEADER = """\
 | case | pure PyTorch | its time | ours | speed-up | share of the ceiling |
@@ -43,9 +45,8 @@ def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
     if measured != marked:
         raise ValueError(f"page must mark the figures of {sorted(measured)}, got {sorted(marked)}")
     for op in measured:
-        begin, end = f"<!-- figures of {op} -->\n", f"<!-- end of {op} -->\n"
-        filled = f"{begin}\n{table([row for row in rows if row['op'] == op])}\n\n{end}"
-        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, t=filled: t, page, flags=re.DOTALL)
+        of_op = table([row for row in rows if row["op"] == op])
+        page = filled(page, f"figures of {op}", f"end of {op}", f"{of_op}\n")
     return page
 
 

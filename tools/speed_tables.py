@@ -9,9 +9,10 @@ The text around the tables is written by hand, so read it again when figures cha
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from marks import filled
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
@@ -68,9 +69,8 @@ def layers_table(rows: list[dict[str, Any]]) -> str:
     layers = list(dict.fromkeys(row["shape"].split()[0] for row in rows if row["op"] == "walk_values"))
     for layer in layers:
         of_layer = [row for row in rows if row["op"] == "walk_values" and row["shape"].split()[0] == layer]
-        walk, suffix = (_by_default([row for row in of_layer if f"{path} path" in row["shape"]]) for path in PATHS)
-        folded = next(row for row in walk if row["baseline"].startswith("folded batch"))
-        forward = next(row for row in suffix if row["baseline"].startswith("plain forward"))
+        folded = _by_default(of_layer, "walk", "folded batch")
+        forward = _by_default(of_layer, "suffix", "plain forward")
         cells = (
             layer,
             f"{folded['rows_per_s']:,.0f}",
@@ -81,22 +81,10 @@ def layers_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-PATHS = ("walk", "suffix")
-
-
-def _by_default(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those in the memory format that a game takes by itself on the CPU: channels last where images follow."""
-    last = [row for row in rows if row["shape"].endswith("channels_last")]
-    return last or rows
-
-
-def with_table(page: str, name: str, table: str) -> str:
-    """Put a table between its marks."""
-    begin, end = f"<!-- speed of {name} -->\n", f"<!-- end of speed of {name} -->\n"
-    filled, count = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{table}\n\n{end}", page, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"page must mark the speed of {name} once, got {count} times")
-    return filled
+def _by_default(rows: list[dict[str, Any]], path: str, baseline: str) -> dict[str, Any]:
+    """A path's row in the memory format that a game takes by itself on the CPU: channels last where images follow."""
+    of_path = [row for row in rows if f"{path} path" in row["shape"] and row["baseline"].startswith(baseline)]
+    return next((row for row in of_path if row["shape"].endswith("channels_last")), of_path[0])
 
 
 def main() -> None:
@@ -104,8 +92,10 @@ def main() -> None:
     results = {
         machine: json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"] for machine, file in MACHINES.items()
     }
-    page = with_table(PAGE.read_text(encoding="utf-8"), "ops", ops_table(results))
-    PAGE.write_text(with_table(page, "layers", layers_table(results[LAYERS_OF])), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    for name, table in (("ops", ops_table(results)), ("layers", layers_table(results[LAYERS_OF]))):
+        page = filled(page, f"speed of {name}", f"end of speed of {name}", f"{table}\n")
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

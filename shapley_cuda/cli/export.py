@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..export import export_onnx, export_program
 from ..files import is_of_kind, read_file
-from ..plans import PruningPlan
 from ..storage import load_pruned
 from .app import app
 from .display import ProgressDisplay, wide_console
 from .errors import blame
 from .options import Debug
+from .run_folder import RESULTS, read_plan
 from .subject import Named, load_named_model
 
 _SAMPLES = 8  # that a file is checked on, where it takes batches of any size
@@ -85,9 +85,7 @@ def export(
 def _load(folder: Path, name: str | None) -> tuple[nn.Module, tuple[int, ...]]:
     """The pruned network and the shape of a sample."""
     with blame("FOLDER"):
-        if not (folder / "plan.json").is_file():
-            raise FileNotFoundError(f"{folder} must be a folder that prune wrote, got none with a plan.json")
-        plan = read_file(folder / "plan.json", PruningPlan.from_json)
+        plan = read_plan(folder)
     named = Named(model=name) if name is not None else _recorded(folder)
     # Weights come from the folder; only another folder tells of channels that were gone before.
     earlier = named.checkpoint if named.checkpoint and Path(named.checkpoint).is_dir() else None
@@ -98,7 +96,7 @@ def _load(folder: Path, name: str | None) -> tuple[nn.Module, tuple[int, ...]]:
 
 def _recorded(folder: Path) -> Named:
     """The original network as prune was given it."""
-    path = folder / "results.json"
+    path = folder / RESULTS
     if not path.is_file():
         raise typer.BadParameter(f"must be given where the folder has no {path.name} of prune", param_hint="--model")
     with blame("FOLDER"):

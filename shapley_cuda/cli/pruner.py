@@ -33,7 +33,7 @@ from ..training import Progress as TrainingProgress
 from ..training import Recipe, evaluate, train
 from .errors import blame
 from .goals import Goal
-from .run_folder import REPORT, RESULTS, round_folder, values_file
+from .run_folder import PLAN, REPORT, RESULTS, round_folder, values_file
 from .subject import Subject
 
 __all__ = ["Pruned", "Pruner"]
@@ -64,7 +64,7 @@ class Pruned:
         (folder / REPORT).unlink(missing_ok=True)  # of what the folder held before
         save_pruned(self.model, self.plan, folder)
         for number, done in enumerate(self.rounds, start=1):
-            write_whole(round_folder(folder, number) / "plan.json", done.plan.to_json().encode())
+            write_whole(round_folder(folder, number) / PLAN, done.plan.to_json().encode())
             for name, values in done.values.items():
                 if isinstance(values, Estimate):
                     values.save(round_folder(folder, number) / values_file(name))

@@ -16,7 +16,7 @@ from .app import app
 from .display import wide_console
 from .errors import blame
 from .options import Debug
-from .run_folder import PLAN, REPORT, RESULTS, VALUES, round_folder, values_file
+from .run_folder import PLAN, REPORT, RESULTS, VALUES, read_plan, round_folder, values_file
 from .values import ValuesIndex
 
 
@@ -46,9 +46,7 @@ def _read_run(folder: Path) -> Run:
         FileNotFoundError: it has no plan.
         ValueError: a file is damaged, or does not fit the plan; the message names it.
     """
-    if not (folder / PLAN).is_file():
-        raise FileNotFoundError(f"{folder} must be a folder that prune wrote, got none with a {PLAN}")
-    plan = _read_plan(folder / PLAN)
+    plan = read_plan(folder)
     record = RunRecord.load(folder / RESULTS) if (folder / RESULTS).is_file() else None
     name = folder.resolve().name
     if record is not None and record.rounds:
@@ -64,7 +62,7 @@ def _read_run(folder: Path) -> Run:
 
 
 def _read_cut(folder: Path) -> Cut:
-    plan = _read_plan(folder / PLAN)
+    plan = read_plan(folder)
     paths = {group: folder / values_file(group) for group in plan.n_players}
     estimates = {group: read_file(path, Estimate.from_json) for group, path in paths.items() if path.is_file()}
     return _make_cut(plan, estimates, folder)
@@ -75,7 +73,3 @@ def _make_cut(plan: PruningPlan, estimates: dict[str, Estimate], folder: Path) -
         return Cut(plan, estimates)
     except ValueError as error:
         raise ValueError(f"{folder} does not fit the {PLAN}: {error}") from error
-
-
-def _read_plan(path: Path) -> PruningPlan:
-    return read_file(path, PruningPlan.from_json)

@@ -5,9 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["PLAN", "REPORT", "RESULTS", "VALUES", "round_folder", "values_file"]
+from ..files import read_file
+from ..plans import PruningPlan
+
+__all__ = ["PLAN", "REPORT", "RESULTS", "VALUES", "read_plan", "round_folder", "values_file"]
 
 PLAN, RESULTS, REPORT, VALUES = "plan.json", "results.json", "report.html", "values"
+
+
+def read_plan(folder: Path) -> PruningPlan:
+    """The plan that ``prune`` wrote into a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged; the message names the file.
+    """
+    if not (folder / PLAN).is_file():
+        raise FileNotFoundError(f"{folder} must be a folder that prune wrote, got none with a {PLAN}")
+    return read_file(folder / PLAN, PruningPlan.from_json)
 
 
 def round_folder(folder: Path, number: int) -> Path:

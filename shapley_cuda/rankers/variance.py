@@ -29,6 +29,7 @@ variance is taken for that of the orders: right for fewer visits than samples, t
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from torch import Tensor
 from .processes import Statistics
 from .stopping import Found
 
-__all__ = ["PER_PLAYER", "values_and_errors"]
+__all__ = ["PER_PLAYER", "n_couples", "values_and_errors"]
 
 PER_PLAYER = (
     "total", "squares",
@@ -49,8 +50,15 @@ repeated, by themselves or as couples, of the mean over the blocks, the mean of 
 the two repeats' difference; how many visits there were, and of them repeated; 1 for players that are not evaluated any
 more."""
 
+_Number = TypeVar("_Number", int, Tensor)
 _PRIOR_REPEATS = 8
 _FEWEST_COUPLES = 8
+
+
+def n_couples(n_visits: _Number, n_samples: int) -> _Number:
+    """How many couples are complete after so many visits of N samples: their second visits are every second pass."""
+    passes, begun = n_visits // n_samples, n_visits % n_samples
+    return passes // 2 * n_samples + passes % 2 * begun
 
 
 def values_and_errors(sums: Statistics, n_samples: int, folded: bool) -> Found:
@@ -76,8 +84,7 @@ def values_and_errors(sums: Statistics, n_samples: int, folded: bool) -> Found:
     noise = within * (1 - of_repeats)
     orders = k * noise
     if folded:
-        passes, begun = k.div(n, rounding_mode="floor"), k % n
-        couples = (passes - passes % 2) / 2 * n + passes % 2 * begun
+        couples = n_couples(k, n)
         of_couples = _within(sums, "couple", spread).where(sums["couples"] >= _FEWEST_COUPLES, within / 2)
         orders = (k - 2 * couples) * noise + 4 * couples * of_couples
     m = k % n

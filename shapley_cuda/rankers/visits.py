@@ -17,7 +17,7 @@ from ..samplers import WalkSampler, fold_halves
 from .base import NonFinitePayoff
 from .processes import Statistics
 from .stopping import FEWEST_DRAWS, Boundary, Found
-from .variance import PER_PLAYER, values_and_errors
+from .variance import PER_PLAYER, n_couples, values_and_errors
 
 __all__ = ["Visits"]
 
@@ -83,7 +83,8 @@ class Visits:
 
     def n_walks(self, n_visits: int) -> int:
         """Walks in the first so many visits."""
-        return (n_visits + self._n_repeats(n_visits) + 3 * self._n_couples(n_visits)) * self._sampler.block
+        further = self._n_repeats(n_visits) + 3 * self._n_couples(n_visits)
+        return (n_visits + further) * self._sampler.block
 
     def n_rows(self, n_visits: int) -> int:
         """Rows that the first so many visits evaluate."""
@@ -154,10 +155,8 @@ class Visits:
         """
         n_bad = int(statistics["bad_walks"])
         if n_bad:
-            n_walks = (
-                int((statistics["visits"] + statistics["repeats"] + 3 * statistics["couples"]).max())
-                * self._sampler.block
-            )
+            n_blocks = statistics["visits"] + statistics["repeats"] + 3 * statistics["couples"]
+            n_walks = int(n_blocks.max()) * self._sampler.block
             raise NonFinitePayoff(
                 f"{n_bad} of the last {n_walks} walks met a payoff that is NaN or infinite; "
                 "look for non-finite inputs, weights or outputs of the network"
@@ -184,8 +183,7 @@ class Visits:
         """How many of the first so many visits take three further blocks."""
         if not self._folded:
             return 0
-        passes, begun = divmod(n_visits, self._n_samples)
-        return _n_chosen(passes // 2 * self._n_samples + passes % 2 * begun, *_COUPLES)
+        return _n_chosen(n_couples(n_visits, self._n_samples), *_COUPLES)
 
     def _draw(self, first: int, count: int) -> _Walks:
         """Walks and samples of some visits."""
