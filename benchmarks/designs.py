@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import shapley_cuda as sc
+from shapley_cuda.rankers.guide import Guide
 from shapley_cuda.samplers import fold_halves
 
 from .layers import stages
@@ -31,7 +32,9 @@ from .report import RESULTS, print_table, progress
 
 FORMAT = "shapley_cuda.designs/1"
 PAIRS = "an order and its reverse"
+FOLDED = "and with either half reversed (the default)"
 _GRADIENT_ROWS = 3  # that a row with the gradient of its payoff costs: forward, and backward about twice
+_GUIDE_WALKS = 128  # that tell what channels do to the logits of each class
 _PARTS = 4
 # Each of four parts in each place once, and behind each other part once (Williams, 1949).
 _LATIN = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))
@@ -75,7 +78,7 @@ def _rotations(orders: Tensor, count: int) -> list[Tensor]:
 # What follows from random orders [N, C] of the samples; where nothing else is said each order comes with its reverse.
 DESIGNS: dict[str, Callable[[Tensor, torch.Generator], list[Tensor]]] = {
     PAIRS: lambda p, g: [p],
-    "and with either half reversed (the default)": lambda p, g: [p, _fold(p)],
+    FOLDED: lambda p, g: [p, _fold(p)],
     "and with its halves swapped": lambda p, g: [p, _halves_swapped(p)],
     "rotated by quarters": lambda p, g: _rotations(p, 4),
     "rotated by eighths": lambda p, g: _rotations(p, 8),
@@ -113,6 +116,8 @@ class Layer:
         model = sc.pretrained(network)
         data = sc.fashion_mnist_subset("rank").first(n_samples)
         self.game = sc.ChannelGame(model, layer, data)
+        more = sc.ChannelGame(model, layer, sc.fashion_mnist_subset("rank").first(_GUIDE_WALKS))
+        self._guide = Guide.measured(more, seed=2, n_walks=_GUIDE_WALKS)
         parts = list(stages(model).items())
         after = [key for key, _ in parts].index(layer) + 1
         with torch.no_grad():
@@ -120,9 +125,13 @@ class Layer:
         self._suffix = torch.nn.Sequential(*[part for _, part in parts[after:]])
         self._labels = data.labels
 
-    def marginals(self, orders: Tensor) -> Tensor:
+    def marginals(self, orders: Tensor, guided: bool = False) -> Tensor:
         """What each player adds along one walk on each sample, ``[N, C]``."""
-        payoffs = self.game.walk_values(orders.int(), torch.arange(len(orders))).double()
+        samples = torch.arange(len(orders))
+        if guided:
+            payoffs = self._guide.payoffs(self.game, orders.int(), samples)
+        else:
+            payoffs = self.game.walk_values(orders.int(), samples).double()
         return torch.zeros(orders.shape, dtype=torch.float64).scatter_(1, orders, payoffs.diff(dim=1))
 
     def guided(self, orders: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +193,12 @@ def compare(name: str, n_samples: int, repetitions: int) -> list[Spread]:
             draws.append(mean_of(walks))
             count = len(walks)
         scores[design] = (count, spread_of(torch.stack(draws)))
+    progress(f"{name}: guided")
+    draws = []
+    for order in (orders() for _ in range(repetitions)):
+        walks = [walk for o in DESIGNS[FOLDED](order, generator) for walk in (o, o.flip(1))]
+        draws.append(torch.stack([layer.marginals(walk, guided=True) for walk in walks]).mean(0))
+    scores["the default, guided by class means"] = (4, spread_of(torch.stack(draws)))
     progress(f"{name}: gradients")
     pairs = [
         [layer.guided(walk) for walk in (order, order.flip(1))] for order in (orders() for _ in range(repetitions))

@@ -1,4 +1,4 @@
-"""How much error a pass buys: one order of joining for the data set, an order for each sample, pairs, folded pairs."""
+"""How much error a pass buys: one order for the data set, an order for each sample, pairs, folded, guided."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import shapley_cuda as sc
 from shapley_cuda.comparison import kendall_tau, relative_rmse
+from shapley_cuda.rankers.guide import GuidePlan
 from shapley_cuda.rankers.visits import Visits
 
 from .cases import Setting
@@ -19,7 +20,9 @@ _SCHEMES: dict[str, dict[str, bool]] = {
     "own order": {"antithetic": False},
     PAIRS: {"folded": False},
     "own order, antithetic, folded": {},
+    "own order, antithetic, folded, guided": {"guided": True},
 }
+_MOST_GUIDED = 256  # players; with more, a layer that the classifier reads takes minutes
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ def compare(setting: Setting, name: str) -> list[dict[str, Any]]:
     reference = (halves[0].values + halves[1].values) / 2
     reference_error = relative_rmse(halves[0].values, reference)
     results = []
+    schemes = {s: o for s, o in _SCHEMES.items() if not (o.get("guided") and game.n_players > _MOST_GUIDED)}
     for passes in plan.passes:
-        for scheme, options in _SCHEMES.items():
+        for scheme, options in schemes.items():
             progress(f"{name}: {passes} passes, {scheme}")
             estimates = [_rank(game, passes, seed=seed, **options) for seed in range(plan.seeds)]
             errors = [relative_rmse(e.values, reference) for e in estimates]
@@ -120,9 +124,14 @@ def print_errors(results: list[dict[str, Any]]) -> None:
 
 
 def _rank(game: sc.ChannelGame, passes: int, seed: int, **options: bool) -> sc.Estimate:
-    """Whole passes, and the walks that are repeated to tell errors: those are rows, too, and differ."""
+    """Whole passes, and the walks that tell errors or make the guide: those are rows, too, and differ."""
     n_rows = passes * game.n_samples * (game.n_players + 1)
     if not options.get("shared"):
         visits = Visits(game, seed, options.get("antithetic", True), options.get("folded", True), False, True, None)
         n_rows = visits.n_rows(passes * game.n_samples // (2 if options.get("antithetic", True) else 1))
+    of_guide = 0
+    for _ in range(20 if options.get("guided") else 0):  # a guide takes a share of all rows, itself among them
+        guide = GuidePlan.within(n_rows + of_guide, game, antithetic=True, folded=True)
+        of_guide = 0 if guide is None else guide.n_walks * (game.n_players + 1)
+    n_rows += of_guide
     return sc.rank(game, "permutation", tolerance=0, budget=n_rows, seed=seed, **options)

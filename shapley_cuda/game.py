@@ -215,16 +215,7 @@ class ChannelGame:
         Returns:
             float32 ``[R, C + 1]``; column 0 is the empty coalition, column C the full one. 0 where it is not needed.
         """
-        if not any(is_tensor(permutations, dtype, (-1, self.n_players)) for dtype in (torch.int32, torch.int64)):
-            raise ValueError(
-                f"permutations must be int32 with shape [R, {self.n_players}], got {described(permutations)}"
-            )
-        permutations = permutations.to(self.device)
-        # Before they are shortened: 2^32 would become 0.
-        if not all(hold_everyone_once(chunk) for chunk in permutations.split(self.chunk_walks)):
-            raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
-        permutations = permutations.to(torch.int32)
-        sample_index = self._check_index(sample_index, permutations.shape[0])
+        permutations, sample_index = self._check_walks(permutations, sample_index)
         shape = (permutations.shape[0], self.n_players + 1)
         if needed is not None and not is_tensor(needed, torch.bool, shape):
             raise ValueError(f"needed must be bool with shape {list(shape)}, got {described(needed)}")
@@ -236,6 +227,38 @@ class ChannelGame:
             steps = None if needed is None else needed[part].to(self.device)
             self._evaluate_walks(permutations[part], sample_index[part], steps, values[part])
         return values
+
+    @torch.no_grad()
+    def walk_outputs(self, permutations: Tensor, sample_index: Tensor) -> Tensor:
+        """The network's outputs along walks, all in memory at once: ask for few walks, such as ``chunk_walks``.
+
+        Args:
+            permutations: int32 (or int64) ``[R, C]``, as :meth:`walk_values` takes them.
+            sample_index: int64 ``[R]``, the sample of each walk.
+
+        Returns:
+            ``[R, C + 1, ...]``; column 0 is of the empty coalition, column C of the full one.
+        """
+        permutations, sample_index = self._check_walks(permutations, sample_index)
+        n_walks, steps = permutations.shape[0], self.n_players + 1
+        self.n_evaluations += n_walks * steps
+        walk = self._paths.walk
+        if walk is not None:
+            everyone = slice(None)
+            parts = self._portions["walk"].run(
+                n_walks, self.chunk_walks, lambda a, b: walk.outputs(permutations[a:b], sample_index[a:b], everyone)
+            )
+        else:
+            rows = torch.arange(n_walks * steps, device=self.device)
+            parts = self._portions["row"].run(
+                len(rows),
+                self.chunk_rows,
+                lambda a, b: self._paths.rows.outputs(
+                    masks_of_walks(permutations, rows[a:b]), sample_index[rows[a:b] // steps]
+                ),
+            )
+        outputs = torch.cat(list(parts))
+        return outputs.view(n_walks, steps, *outputs.shape[1:])
 
     @torch.no_grad()
     def all_payoffs(self) -> Tensor:
@@ -380,6 +403,19 @@ class ChannelGame:
         if not is_tensor(masks, torch.bool, (-1, self.n_players)):
             raise ValueError(f"masks must be bool with shape [M, {self.n_players}], got {described(masks)}")
         return masks.to(self.device)
+
+    def _check_walks(self, permutations: Tensor, sample_index: Tensor) -> tuple[Tensor, Tensor]:
+        if not any(is_tensor(permutations, dtype, (-1, self.n_players)) for dtype in (torch.int32, torch.int64)):
+            raise ValueError(
+                f"permutations must be int32 with shape [R, {self.n_players}], got {described(permutations)}"
+            )
+        permutations = permutations.to(self.device)
+        # Before they are shortened: 2^32 would become 0.
+        if not all(hold_everyone_once(chunk) for chunk in permutations.split(self.chunk_walks)):
+            raise ValueError(f"permutations must hold each of the {self.n_players} players once in every row")
+        permutations = permutations.to(torch.int32)
+        sample_index = self._check_index(sample_index, permutations.shape[0])
+        return permutations, sample_index
 
     def _check_index(self, sample_index: Tensor, rows: int) -> Tensor:
         if not is_tensor(sample_index, torch.int64, (rows,)):

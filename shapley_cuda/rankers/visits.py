@@ -15,6 +15,7 @@ from .. import ops
 from ..game import ChannelGame
 from ..samplers import WalkSampler, fold_halves
 from .base import NonFinitePayoff
+from .guide import Guide
 from .processes import Statistics
 from .stopping import FEWEST_DRAWS, Boundary, Found
 from .variance import PER_PLAYER, n_couples, values_and_errors
@@ -55,6 +56,9 @@ class Visits:
         n_units: how many visits to take at most.
         chunk_units: how many at once, as many as fit the game's memory budget.
         chunks_between_decisions: about which players are not evaluated any more, with a race.
+        folded: whether passes are folded.
+        guide: makes the spread of marginals smaller, if there is one; set before the first chunk.
+        rows_before: that were evaluated for it.
     """
 
     def __init__(
@@ -68,17 +72,19 @@ class Visits:
         race: Boundary | None,
     ):
         self._race = race
+        self.guide: Guide | None = None
+        self.rows_before = 0
         self.chunks_between_decisions = _NEVER if race is None else 8
         self._game, self._seed, self._antithetic, self._shared = game, seed, antithetic, shared
         self._n_samples = 1 if shared else game.n_samples  # that a visit can be of
         self._repeats = repeats and self._n_samples > 1
-        self._folded = folded and antithetic and self._repeats and self._n_samples >= _FEWEST_FOLDED
-        self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic, self._folded)
+        self.folded = folded and antithetic and self._repeats and self._n_samples >= _FEWEST_FOLDED
+        self._sampler = WalkSampler(game.n_players, self._n_samples, seed, antithetic, self.folded)
         self._rows_per_walk = (game.n_players + 1) * (game.n_samples if shared else 1)
         self.n_units = _DEFAULT_WALKS // self._sampler.block * self._n_samples
         fitting = game.chunk_walks // self._sampler.block // (game.n_samples if shared else 1)
         if self._repeats:  # further blocks are a sixteenth of the others, or where couples are repeated a tenth
-            fitting = fitting * 10 // 11 if self._folded else fitting * 16 // 17
+            fitting = fitting * 10 // 11 if self.folded else fitting * 16 // 17
         self.chunk_units = max(1, fitting)
 
     def n_walks(self, n_visits: int) -> int:
@@ -87,8 +93,8 @@ class Visits:
         return (n_visits + further) * self._sampler.block
 
     def n_rows(self, n_visits: int) -> int:
-        """Rows that the first so many visits evaluate."""
-        return self.n_walks(n_visits) * self._rows_per_walk
+        """Rows that the first so many visits evaluate, and the guide's."""
+        return self.rows_before + self.n_walks(n_visits) * self._rows_per_walk
 
     def n_within(self, budget: int) -> int:
         """The most visits that evaluate no more rows than the budget."""
@@ -164,7 +170,7 @@ class Visits:
 
     def found(self, sums: Statistics) -> Found:
         """Means over visits, and their standard errors."""
-        return values_and_errors(sums, self._n_samples if self._repeats else 1, self._folded)
+        return values_and_errors(sums, self._n_samples if self._repeats else 1, self.folded)
 
     def decide(self, sums: Statistics) -> Statistics:
         """Mark the players whose side of the boundary is settled: what follows does not evaluate them."""
@@ -177,11 +183,11 @@ class Visits:
         """How many of the first so many visits take a further block. If folded, those of the first pass do."""
         if not self._repeats:
             return 0
-        return _n_chosen(min(n_visits, self._n_samples) if self._folded else n_visits, *_REPEATS)
+        return _n_chosen(min(n_visits, self._n_samples) if self.folded else n_visits, *_REPEATS)
 
     def _n_couples(self, n_visits: int) -> int:
         """How many of the first so many visits take three further blocks."""
-        if not self._folded:
+        if not self.folded:
             return 0
         return _n_chosen(n_couples(n_visits, self._n_samples), *_COUPLES)
 
@@ -194,8 +200,8 @@ class Visits:
         own, samples = permutations.view(count, block, n_players), samples.view(count, block)
         visits = torch.arange(first, first + count)
         passes, places = visits // self._n_samples, visits % self._n_samples
-        repeated = _is_chosen(visits, *_REPEATS) & ((passes == 0) | (not self._folded))
-        coupled = _is_chosen(passes // 2 * self._n_samples + places, *_COUPLES) & (passes % 2 == 1) & self._folded
+        repeated = _is_chosen(visits, *_REPEATS) & ((passes == 0) | (not self.folded))
+        coupled = _is_chosen(passes // 2 * self._n_samples + places, *_COUPLES) & (passes % 2 == 1) & self.folded
         repeated, coupled, others = (chosen.to(device) for chosen in (repeated, coupled, ~(repeated | coupled)))
         n_repeats, n_couples = int(repeated.sum()), int(coupled.sum())
 
@@ -228,6 +234,8 @@ class Visits:
         needed = None
         if active is not None:
             needed = torch.nn.functional.pad(active, (1, 0)) | torch.nn.functional.pad(active, (0, 1))
+        if self.guide is not None:
+            return self.guide.payoffs(game, walks, samples)
         if not self._shared:
             return game.walk_values(walks, samples, needed)
         everyone = torch.arange(game.n_samples, device=game.device)
