@@ -62,6 +62,7 @@ def test_quick_run_compares_estimators_at_equal_cost(run: tuple[Any, dict[str, A
     estimates = run[1]["estimators"]
     assert [e["scheme"] for e in estimates] == [
         "shared order", "own order", "own order, antithetic", "own order, antithetic, folded",
+        "own order, antithetic, folded, guided",
     ]  # fmt: skip
     assert all(e["passes"] == 2 and e["rows"] >= 2 * e["samples"] * (e["players"] + 1) for e in estimates)
     assert estimates[2]["at_equal_rows"] == 1
