@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ FORMAT = "shapley_cuda.designs/1"
 PAIRS = "an order and its reverse"
 FOLDED = "and with either half reversed (the default)"
 _GRADIENT_ROWS = 3  # that a row with the gradient of its payoff costs: forward, and backward about twice
-_GUIDE_WALKS = 128  # that tell what channels do to the logits of each class
+_GUIDE_WALKS = 128  # on other samples, of all classes, that tell what channels do to the logits of each class
 _PARTS = 4
 # Each of four parts in each place once, and behind each other part once (Williams, 1949).
 _LATIN = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))
@@ -116,8 +116,10 @@ class Layer:
         model = sc.pretrained(network)
         data = sc.fashion_mnist_subset("rank").first(n_samples)
         self.game = sc.ChannelGame(model, layer, data)
-        more = sc.ChannelGame(model, layer, sc.fashion_mnist_subset("rank").first(_GUIDE_WALKS))
-        self._guide = Guide.measured(more, seed=2, n_walks=_GUIDE_WALKS)
+        images, labels = sc.fashion_mnist_subset("rank")
+        others = slice(n_samples, n_samples + _GUIDE_WALKS)
+        more = sc.ChannelGame(model, layer, (images[others], labels[others]))
+        self._guide = replace(Guide.measured(more, seed=2, n_walks=_GUIDE_WALKS), kinds=data.labels)
         parts = list(stages(model).items())
         after = [key for key, _ in parts].index(layer) + 1
         with torch.no_grad():

@@ -25,6 +25,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "budget": {},
     "tolerance": {"tolerance": 0.3},
     "short": {"budget": 500},
+    "guided": {"guided": True, "budget": 8000, "seed": 0},
     "racing": {"settle": 2, "racing": True, "confidence": 0.5, "budget": 4500},
 }
 

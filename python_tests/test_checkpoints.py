@@ -45,13 +45,18 @@ def fail() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"settle": 2, "racing": True, "confidence": 0.5, "budget": 4500}, {"guided": True, "budget": 4000}],
+    [
+        {},
+        {"settle": 2, "racing": True, "confidence": 0.5, "budget": 4500},
+        {"guided": True, "budget": 8000, "seed": 0},
+    ],
     ids=str,
 )
 def test_checkpoint_interrupted_at_random_chunks_goes_on_to_the_same_bits(
     options: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = run(make_game(), **options)
+    assert whole.options.get("guide_strength", 1) > 0
     draw = random.Random(0)
     for trial in range(2):
         saved = sc.Checkpoint(tmp_path / f"{trial}.state", interval=(0.0, 100.0)[trial])
@@ -125,7 +130,7 @@ def test_checkpoint_without_resume_starts_anew(tmp_path: Path) -> None:
         ({"shared": True}, "shared is False there, True here"),
         ({"repeats": False}, "repeats is True there, False here"),
         ({"racing": True, "settle": 2}, "settle is None there, 2 here; confidence is None there, 0.95 here"),
-        ({"guided": True, "budget": 4000}, "guide_walks is None there, 80 here"),
+        ({"guided": True, "budget": 8000}, "guide_walks is None there, 120 here"),
         ({"group": "2"}, "group is '0' there, '2' here; players is 5 there, 4 here"),
         ({"metric": "accuracy"}, "metric is 'cross_entropy' there, 'accuracy' here"),
         ({"path": "suffix"}, "path is 'walk' there, 'suffix' here"),

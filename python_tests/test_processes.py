@@ -32,11 +32,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return drive(tmp_path_factory.mktemp("shared"), "share", "lose", "fail")
 
 
-@pytest.mark.parametrize("name", ["budget", "tolerance", "short", "racing"])
+@pytest.mark.parametrize("name", ["budget", "tolerance", "short", "guided", "racing"])
 def test_processes_of_any_number_give_the_same_bits(name: str, shared: Path) -> None:
     alone = sc.Estimate.load(shared / "share" / f"{name}-1-0.json")
     assert alone.stopped == {"tolerance": "tolerance", "racing": "settled"}.get(name, "budget")
     assert alone.options.get("rows_saved", 1) > 0
+    assert alone.options.get("guide_strength", 1) > 0
     paths = [shared / "share" / f"{name}-{size}-{rank}.json" for size in range(2, 5) for rank in range(size)]
     for path in paths:
         assert_same_bits(sc.Estimate.load(path), alone)

@@ -257,7 +257,8 @@ class ChannelGame:
                     masks_of_walks(permutations, rows[a:b]), sample_index[rows[a:b] // steps]
                 ),
             )
-        outputs = torch.cat(list(parts))
+        made = list(parts)
+        outputs = made[0] if len(made) == 1 else torch.cat(made)
         return outputs.view(n_walks, steps, *outputs.shape[1:])
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ The labels' terms e_c[y] cancel, and the difference's mean over players is taken
 
 What e is: the mean shift over the samples of a class, from a walk on each of some samples. How much of the control to
 take off is told by trials: two estimates of each of some samples by walks of their own, and how what the guide says of
-the two differs goes with how they themselves do, less a standard error. So where e says nothing about the network,
-little or nothing is taken off.
+the two differs goes with how they themselves do, less a standard error. Their samples are others than those that the
+means come from, if there are others. So where e says nothing about the network, little or nothing is taken off.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from ..samplers import WalkSampler
 
 __all__ = ["Guide", "GuidePlan"]
 
-_KEY = 0x4775_6964_65  # added to the seed, for walks that no estimate takes
+# The seed is changed by these, for walks that no estimate takes.
+_KEY = 0x4775_6964_65
 _TRIAL_KEY = 0x5472_6961_6C
 _WALKS = 128
 _TRIALS = 16
 _SHARE = 16  # of a budget, one part is for a guide's means at most, and one for its trials
-_FEWEST = 32  # walks
+_FEWEST_TRIALS = 8  # with fewer, what they say is not to be relied on
 _PRIOR = 4  # samples of all classes that count in each class's mean
 _LARGEST = 1 << 24  # numbers in a table by class; beyond it one mean serves all
 _MOST = 20.0  # logits that a channel may add
@@ -50,7 +51,7 @@ class GuidePlan:
 
     Attributes:
         n_shifts: walks that tell the shifts, each on a sample of its own.
-        n_trials: samples that tell how much to take off.
+        n_trials: samples that tell how much to take off, one after the other where there are fewer.
         antithetic, folded: how a sample is visited, which trials do twice.
     """
 
@@ -63,10 +64,9 @@ class GuidePlan:
     def within(budget: int, game: ChannelGame, antithetic: bool, folded: bool) -> GuidePlan | None:
         """The plan for a budget of rows, if it is large enough for one."""
         affordable = budget // (_SHARE * (game.n_players + 1))
-        if affordable < _FEWEST:
-            return None
         plan = GuidePlan(min(_WALKS, game.n_samples, affordable), 0, antithetic, folded)
-        return replace(plan, n_trials=min(_TRIALS, game.n_samples, affordable // (2 * plan.walks_of_a_visit)))
+        n_trials = min(_TRIALS, affordable // (2 * plan.walks_of_a_visit))
+        return replace(plan, n_trials=n_trials) if n_trials >= _FEWEST_TRIALS else None
 
     @property
     def walks_of_a_visit(self) -> int:
@@ -102,13 +102,15 @@ class Guide:
     @staticmethod
     def measured(game: ChannelGame, seed: int, n_walks: int) -> Guide:
         """Take walks, each on a sample of its own, and average what they find by class."""
-        walks, samples = _walks_of_shifts(game, seed, n_walks)
+        walks, samples = _walks_of_shifts(game, seed, 0, n_walks)
         classes, kinds = game.data.targets.unique(return_inverse=True)
-        n_kinds, total = len(classes), None
-        for part in range(0, n_walks, game.chunk_walks):
-            chosen = slice(part, part + game.chunk_walks)
+        n_kinds, total, last, at_once = len(classes), None, 0, 1
+        while last < n_walks:
+            chosen = slice(last, last + at_once)
             steps = game.walk_outputs(walks[chosen], samples[chosen]).float().diff(dim=1)  # [R, C, K]
+            last += at_once
             if total is None:
+                at_once = _walks_at_once(game, steps.shape[2])
                 if n_kinds * steps[0].numel() > _LARGEST:
                     n_kinds, kinds = 1, torch.zeros_like(kinds)
                 total = steps.new_zeros(n_kinds, *steps.shape[1:])
@@ -135,7 +137,9 @@ class Guide:
             float64 ``[R, C + 1]``; the first and the last column are the payoffs themselves.
         """
         payoffs, control = self._evaluated(game, walks, samples)
-        payoffs[:, 1:] -= self.strength * control.cumsum(1)
+        # A product, since sums along a dimension are not told to be the same twice on a GPU.
+        until = torch.ones(control.shape[1], control.shape[1], dtype=control.dtype, device=control.device).triu()
+        payoffs[:, 1:] -= self.strength * (control @ until)
         return payoffs
 
     def _strength_in_trials(self, game: ChannelGame, seed: int, plan: GuidePlan) -> float:
@@ -143,7 +147,7 @@ class Guide:
         sampler = WalkSampler(game.n_players, plan.n_trials, seed ^ _TRIAL_KEY, plan.antithetic, plan.folded)
         n_walks = plan.n_trials * plan.walks_of_a_visit  # of one estimate of all trials
         walks, trials = sampler.walks(0, 2 * n_walks, game.device)
-        _, samples = _walks_of_shifts(game, seed, plan.n_trials)
+        _, samples = _walks_of_shifts(game, seed, plan.n_shifts, plan.n_trials)
         payoffs, control = self._evaluated(game, walks, samples[trials])
         signs = torch.ones_like(payoffs[:, :1])
         signs[n_walks:] = -1
@@ -155,16 +159,15 @@ class Guide:
         )
         products, squares = (found * guided).sum(1), guided.square().sum(1)
         strength = products.sum() / squares.sum()
-        error = (products - strength * squares).square().sum().sqrt() / squares.sum()
+        error = (products - strength * squares).square().sum().mul(plan.n_trials / (plan.n_trials - 1)).sqrt()
+        error = error / squares.sum()
         cautious = float(strength - error)
         return min(1.0, max(0.0, cautious)) if math.isfinite(cautious) else 0.0
 
     def _evaluated(self, game: ChannelGame, walks: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Payoffs ``[R, C + 1]`` along walks, and the control variate ``[R, C]`` of who joins: float64."""
         steps = game.n_players + 1
-        fitting = game.memory_budget // (5 * 4 * steps * steps)  # five tables of float32
-        at_once = max(1, min(game.chunk_walks, fitting))
-        found = []
+        at_once, found = _walks_at_once(game, self.shifts.shape[2]), []
         for some, of_some in zip(walks.split(at_once), samples.split(at_once), strict=True):
             outputs = game.walk_outputs(some, of_some)
             payoffs = game.data.payoffs(outputs.flatten(0, 1), of_some.repeat_interleave(steps)).view(-1, steps)
@@ -189,7 +192,13 @@ class Guide:
         return control - control.mean(1, keepdim=True)
 
 
-def _walks_of_shifts(game: ChannelGame, seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """Walks ``[count, C]``, each on a sample of its own, ``[count]``."""
+def _walks_at_once(game: ChannelGame, n_logits: int) -> int:
+    """As many as fit the memory budget: per row some tables of the logits' width, and some of the players'."""
+    rows = game.n_players + 1
+    return max(1, min(game.chunk_walks, game.memory_budget // (4 * rows * (8 * n_logits + 7 * rows))))
+
+
+def _walks_of_shifts(game: ChannelGame, seed: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Walks ``[count, C]``, each on another sample, ``[count]``, while there are others."""
     sampler = WalkSampler(game.n_players, game.n_samples, seed ^ _KEY, antithetic=False)
-    return sampler.walks(0, count, game.device)
+    return sampler.walks(first, count, game.device)

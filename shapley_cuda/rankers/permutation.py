@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,9 +54,10 @@ class Permutation(Ranker):
             included, and there is no error for the population by itself.
         guided: take a control variate off every marginal, made of the class probabilities along the walk and of what
             each channel does to the logits of a class on average: see :mod:`~shapley_cuda.rankers.guide`. A few walks
-            tell that first, and how much to take off: up to 256, and an eighth of the budget at most; a budget below
-            512 walks is not guided. Needs ``metric="cross_entropy"``, an order for each sample and no racing. Costs
-            little time but where the consumer is the classifier: there it takes several times as long.
+            tell that first, and how much to take off: up to 256, an eighth of the budget at most, whatever the
+            tolerance is; a budget below 1,024 walks is not guided. So it pays where some thousands of walks are
+            taken. Every session and every process makes the guide anew. Needs ``metric="cross_entropy"``, an order
+            for each sample and no racing. Where the consumer is the classifier it takes several times as long.
         settle: stop when it is settled which players are kept, if this many are (int), or this share of them (float in
             (0, 1], rounded). See :class:`~shapley_cuda.rankers.stopping.Boundary`.
         confidence: with which it is settled.
@@ -147,8 +149,11 @@ class Permutation(Ranker):
         )
         state = starting_state(state, repr(self), checkpoint, processes)
         with batched_as(game, state):
-            guide = None if plan is None else Guide.made(game, self.seed, plan)
-            visits.guide = guide if guide and guide.strength > 0 else None
+            if plan is not None:
+                start = time.perf_counter()
+                guide = Guide.made(game, self.seed, plan)
+                visits.guide = guide if guide.strength > 0 else None
+                state = replace(state, seconds=state.seconds + time.perf_counter() - start)
             end = run_chunks(visits, rules, state, checkpoint, processes, tell)
         n_rows = visits.rows_before + int(end.sums["rows"])
         taken: dict[str, int | float] = {
