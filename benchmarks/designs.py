@@ -25,6 +25,7 @@ from torch.nn import functional as F
 import shapley_cuda as sc
 from shapley_cuda.rankers.guide import Guide
 from shapley_cuda.samplers import fold_halves
+from shapley_cuda.walks import by_player
 
 from .layers import stages
 from .machine import describe
@@ -134,9 +135,9 @@ class Layer:
             payoffs = self._guide.payoffs(self.game, orders.int(), samples)
         else:
             payoffs = self.game.walk_values(orders.int(), samples).double()
-        return torch.zeros(orders.shape, dtype=torch.float64).scatter_(1, orders, payoffs.diff(dim=1))
+        return by_player(payoffs.diff(dim=1), orders)
 
-    def guided(self, orders: Tensor) -> tuple[Tensor, Tensor]:
+    def with_gradients(self, orders: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and two control variates of mean zero, ``[2, N, C]``, from the payoff's gradient at every row.
 
         The gradient by how much of player c is kept approximates what c would add. Given the players before a step, who
@@ -157,7 +158,7 @@ class Layer:
             gradients.append(torch.autograd.grad(values.sum(), masks)[0])
             payoffs.append(values.detach())
         gradient, values = torch.stack(gradients).double(), torch.stack(payoffs).double()
-        marginals = torch.zeros(orders.shape, dtype=torch.float64).scatter_(1, orders, values.diff(dim=1))
+        marginals = by_player(values.diff(dim=1), orders)
         before, after = gradient[:, :-1], gradient[:, 1:]
         joined = places[:, None, :]
         of_joined = before.gather(1, joined)[:, 0] * (n_players - places) / n_players
@@ -180,8 +181,13 @@ def compare(name: str, n_samples: int, repetitions: int) -> list[Spread]:
     def orders() -> Tensor:
         return torch.rand(n_samples, n_players, generator=generator).argsort(1)
 
-    def mean_of(walks: list[Tensor]) -> Tensor:
-        return torch.stack([layer.marginals(walk) for walk in walks]).mean(0)
+    def score_of(make: Callable[[Tensor, torch.Generator], list[Tensor]], guided: bool = False) -> tuple[int, float]:
+        draws, count = [], 0
+        for _ in range(repetitions):
+            walks = [walk for order in make(orders(), generator) for walk in (order, order.flip(1))]
+            draws.append(torch.stack([layer.marginals(walk, guided) for walk in walks]).mean(0))
+            count = len(walks)
+        return count, spread_of(torch.stack(draws))
 
     scores: dict[str, tuple[int, float]] = {}  # rows, variance
     progress(f"{name}: independent orders")
@@ -189,21 +195,13 @@ def compare(name: str, n_samples: int, repetitions: int) -> list[Spread]:
     scores["independent orders"] = (1, spread_of(alone))
     for design, make in DESIGNS.items():
         progress(f"{name}: {design}")
-        draws, count = [], 0
-        for _ in range(repetitions):
-            walks = [walk for order in make(orders(), generator) for walk in (order, order.flip(1))]
-            draws.append(mean_of(walks))
-            count = len(walks)
-        scores[design] = (count, spread_of(torch.stack(draws)))
+        scores[design] = score_of(make)
     progress(f"{name}: guided")
-    draws = []
-    for order in (orders() for _ in range(repetitions)):
-        walks = [walk for o in DESIGNS[FOLDED](order, generator) for walk in (o, o.flip(1))]
-        draws.append(torch.stack([layer.marginals(walk, guided=True) for walk in walks]).mean(0))
-    scores["the default, guided by class means"] = (4, spread_of(torch.stack(draws)))
+    scores["the default, guided by class means"] = score_of(DESIGNS[FOLDED], guided=True)
     progress(f"{name}: gradients")
     pairs = [
-        [layer.guided(walk) for walk in (order, order.flip(1))] for order in (orders() for _ in range(repetitions))
+        [layer.with_gradients(walk) for walk in (order, order.flip(1))]
+        for order in (orders() for _ in range(repetitions))
     ]
     plain = torch.stack([(a + b) / 2 for (a, _), (b, _) in pairs])
     controls = torch.stack([(a + b) / 2 for (_, a), (_, b) in pairs], 1)  # [2, repetitions, N, C]

@@ -249,13 +249,10 @@ class ChannelGame:
                 n_walks, self.chunk_walks, lambda a, b: walk.outputs(permutations[a:b], sample_index[a:b], everyone)
             )
         else:
-            rows = torch.arange(n_walks * steps, device=self.device)
+            numbers = torch.arange(n_walks * steps, device=self.device)
+            rows = _along(permutations, sample_index, numbers)
             parts = self._portions["row"].run(
-                len(rows),
-                self.chunk_rows,
-                lambda a, b: self._paths.rows.outputs(
-                    masks_of_walks(permutations, rows[a:b]), sample_index[rows[a:b] // steps]
-                ),
+                len(numbers), self.chunk_rows, lambda a, b: self._paths.rows.outputs(*rows(a, b))
             )
         made = list(parts)
         outputs = made[0] if len(made) == 1 else torch.cat(made)
@@ -326,12 +323,10 @@ class ChannelGame:
             at_once = n_walks if needed is None else -(-n_walks // 2)  # of outputs that are needed, copies are made
             self._portions["walk"].fill(values, at_once, work)
             return
-        rows = torch.arange(n_walks * steps, device=self.device)
-        rows = rows if needed is None else rows[needed.flatten()]
-        payoffs = self._evaluate_rows(
-            len(rows), lambda a, b: (masks_of_walks(permutations, rows[a:b]), sample_index[rows[a:b] // steps])
-        )
-        values.view(-1).index_copy_(0, rows, payoffs)
+        numbers = torch.arange(n_walks * steps, device=self.device)
+        numbers = numbers if needed is None else numbers[needed.flatten()]
+        payoffs = self._evaluate_rows(len(numbers), _along(permutations, sample_index, numbers))
+        values.view(-1).index_copy_(0, numbers, payoffs)
 
     def _walk_payoffs(self, permutations: Tensor, sample_index: Tensor, needed: Tensor | None) -> Tensor:
         walk, steps = self._paths.walk, permutations.shape[1] + 1
@@ -434,6 +429,16 @@ def _told(sizes: weakref.WeakMethod[Callable[[], str]]) -> str:
     tell = sizes()
     assert tell is not None
     return tell()
+
+
+def _along(permutations: Tensor, sample_index: Tensor, numbers: Tensor) -> Rows:
+    """Rows of walks ``[R, C]``, by their numbers among R * (C + 1) steps, walk after walk."""
+
+    def rows(a: int, b: int) -> tuple[Tensor, Tensor]:
+        chosen = numbers[a:b]
+        return masks_of_walks(permutations, chosen), sample_index[chosen // (permutations.shape[1] + 1)]
+
+    return rows
 
 
 def _shared(masks: Tensor, first: int, count: int) -> Rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["hold_everyone_once", "masks_of_walks"]
+__all__ = ["by_player", "hold_everyone_once", "masks_of_walks"]
 
 
 def masks_of_walks(permutations: Tensor, rows: Tensor) -> Tensor:
@@ -26,6 +26,20 @@ def masks_of_walks(permutations: Tensor, rows: Tensor) -> Tensor:
     joins.scatter_(1, permutations.long(), numbers[:-1].expand(n_walks, -1))
     joins = joins.index_select(0, rows // (n_players + 1))
     return torch.lt(joins, numbers[rows % (n_players + 1), None], out=joins).bool()
+
+
+def by_player(steps: Tensor, permutations: Tensor) -> Tensor:
+    """What belongs to the steps of walks, in the order of the players.
+
+    Args:
+        steps: ``[R, C, ...]``, entry j of a walk is of the player that joins in step j + 1.
+        permutations: ``[R, C]``.
+
+    Returns:
+        of the same shape, entry c of a walk is player c's.
+    """
+    players = permutations.long().view(*permutations.shape, *[1] * (steps.dim() - 2)).expand_as(steps)
+    return torch.empty_like(steps).scatter_(1, players, steps)
 
 
 def hold_everyone_once(permutations: Tensor) -> bool:

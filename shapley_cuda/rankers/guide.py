@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from ..game import ChannelGame
 from ..samplers import WalkSampler
+from ..walks import by_player
 
 __all__ = ["Guide", "GuidePlan"]
 
@@ -114,8 +115,7 @@ class Guide:
                 if n_kinds * steps[0].numel() > _LARGEST:
                     n_kinds, kinds = 1, torch.zeros_like(kinds)
                 total = steps.new_zeros(n_kinds, *steps.shape[1:])
-            players = walks[chosen].long()[..., None].expand_as(steps)
-            shifts = torch.zeros_like(steps).scatter_(1, players, steps).flatten(1)
+            shifts = by_player(steps, walks[chosen]).flatten(1)
             # A product, since adding by index is done in any order on a GPU.
             total += (F.one_hot(kinds[samples[chosen]], n_kinds).T.float() @ shifts).view_as(total)
         assert total is not None
@@ -153,10 +153,7 @@ class Guide:
         signs[n_walks:] = -1
         by_trial = trials.argsort(stable=True).view(plan.n_trials, -1)
         # What a trial's two estimates differ by, [trials, C], times the walks of one.
-        found, guided = (
-            (signs * torch.zeros_like(steps).scatter_(1, walks.long(), steps))[by_trial].sum(1)
-            for steps in (payoffs.diff(dim=1), control)
-        )
+        found, guided = ((signs * by_player(steps, walks))[by_trial].sum(1) for steps in (payoffs.diff(dim=1), control))
         products, squares = (found * guided).sum(1), guided.square().sum(1)
         strength = products.sum() / squares.sum()
         error = (products - strength * squares).square().sum().mul(plan.n_trials / (plan.n_trials - 1)).sqrt()

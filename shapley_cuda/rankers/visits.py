@@ -231,11 +231,11 @@ class Visits:
     def _payoffs(self, walks: Tensor, samples: Tensor, active: Tensor | None) -> Tensor:
         """Payoffs before and after active players join, ``[walks, C + 1]``; of shared walks, means over samples."""
         game = self._game
+        if self.guide is not None:
+            return self.guide.payoffs(game, walks, samples)
         needed = None
         if active is not None:
             needed = torch.nn.functional.pad(active, (1, 0)) | torch.nn.functional.pad(active, (0, 1))
-        if self.guide is not None:
-            return self.guide.payoffs(game, walks, samples)
         if not self._shared:
             return game.walk_values(walks, samples, needed)
         everyone = torch.arange(game.n_samples, device=game.device)
