@@ -74,7 +74,7 @@ def test_wheel_that_lacks_or_holds_another_file_is_refused(
         (["-s", "-Wl,-rpath,/opt/torch/lib"], "", f"{MODULE} looks for libraries by itself: R"),
         (["-s", "-Wl,--no-as-needed", "-lanother"], "", f"{MODULE} needs libanother.so, which is neither torch's nor"),
         (["-s"], "/srv/build/csrc/ops/marginals.cpp", f"{MODULE} names /srv/build/csrc/ops/marginals.cpp"),
-        (["-s"], "at /opt/python/include/object.h:7", f"{MODULE} names /opt/python/include/object.h"),
+        (["-s"], "at /mnt/python/include/object.h:7", f"{MODULE} names /mnt/python/include/object.h"),
     ],
 )
 def test_module_with_debugging_symbols_or_places_of_its_own_is_refused(
